@@ -1,0 +1,50 @@
+# make demo | test | lab | notebooks | clean      On a fresh machine with Python >= 3.11 each does its own set-up.
+#
+# PYTHON=python3.12        another interpreter to make .venv with
+# VENV=path                another place for the environment
+# TORCH_INDEX=https://download.pytorch.org/whl/cpu
+#                          where to look for torch beside pip's own index; this one has the small build without CUDA
+PYTHON ?= python3
+VENV ?= .venv
+TORCH_INDEX ?=
+OUT ?= demo
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+NOTEBOOKS := $(sort $(wildcard nbs/*.ipynb))
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lab notebooks clean
+
+help:
+	@sed -n '1,6s|^# ||p' Makefile
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("scdnet needs Python 3.11 or newer, $(PYTHON) is " + sys.version.split()[0] + "; try make PYTHON=python3.11")'
+	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c constraints.txt torch
+	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
+	touch $@
+
+install: $(INSTALLED)
+
+demo: $(INSTALLED)
+	$(BIN)/scdnet demo --out $(OUT) --overwrite
+	@echo "Open $(OUT)/report.html in a browser."
+
+test: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+lab: $(INSTALLED)
+	$(BIN)/jupyter lab nbs
+
+# Execute every notebook and store what it shows, then write the package anew.
+notebooks: $(INSTALLED)
+	$(BIN)/nbdev_export
+	for notebook in $(NOTEBOOKS); do \
+	  OMP_NUM_THREADS=1 $(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.timeout=600 --ExecutePreprocessor.store_widget_state=False $$notebook || exit 1; \
+	done
+	$(BIN)/nbdev_clean
+
+clean:
+	rm -rf build dist _docs .pytest_cache .hypothesis .ruff_cache
+	find nbs scdnet tests -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
