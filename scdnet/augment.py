@@ -225,12 +225,11 @@ def shear(clips: Tensor, generator: Generator, p: float = 0.5, amount: float = 1
     """Shear each of the clips (N, C, T, V, M) with probability `p`; see `shears`."""
     return transform(clips, shears(len(clips), generator, clips.shape[1], p, amount))
 
-# %% ../nbs/21_augment.ipynb #f3868b0d
+# %% ../nbs/21_augment.ipynb #055bc929
 @dataclass(frozen=True)
 class ViewConfig:
     """How a view is made of a clip: the candidates of Eq. 9, in the order in which they are applied."""
 
-    size: int = 64                          # frames of a view; paper
     crop_low: float = 0.1                   # shortest random stretch, share of the clip; official
     crop_high: float = 1.0                  # longest random stretch, share of the clip; official
     crop_least: int = 64                    # shortest random stretch, frames (or the whole of a shorter clip); official
@@ -258,9 +257,8 @@ class ViewConfig:
             raise InputError(f"view: p is {self.p}, expected a probability from 0 to 1")
         if not 0 <= self.crop_low <= self.crop_high <= 1:
             raise InputError(f"view: crop_low is {self.crop_low} and crop_high {self.crop_high}, expected 0 <= low <= high <= 1")
-        for name in ("size", "crop_least"):
-            if getattr(self, name) < 1:
-                raise InputError(f"view: {name} is {getattr(self, name)}, expected 1 or more")
+        if self.crop_least < 1:
+            raise InputError(f"view: crop_least is {self.crop_least}, expected 1 or more")
 
 # %% ../nbs/21_augment.ipynb #bc232069
 _PLAIN = {"rotate": False, "flip": False, "shear": False}
@@ -274,9 +272,9 @@ TABLE8 = {
     "ours": ViewConfig(**_PLAIN),
 }
 
-# %% ../nbs/21_augment.ipynb #02765a5f
-def masks(skeleton: Skeleton, count: int, config: ViewConfig, generator: Generator) -> tuple[Tensor | None, Tensor | None]:
-    """Hidden joints (N, V) and hidden frames (N, T) of `count` views, each bool, or None where the kind is off."""
+# %% ../nbs/21_augment.ipynb #5c250798
+def masks(skeleton: Skeleton, count: int, config: ViewConfig, generator: Generator, size: int = 64) -> tuple[Tensor | None, Tensor | None]:
+    """Hidden joints (N, V) and hidden frames (N, `size`) of `count` views, each bool, or None where the kind is off."""
     joints = hidden = None
     if config.spatial != "none":
         chosen = coin(count, generator, config.p)[:, None]
@@ -284,13 +282,13 @@ def masks(skeleton: Skeleton, count: int, config: ViewConfig, generator: Generat
                                        structural=config.spatial == "structural")
     if config.temporal != "none":
         chosen = coin(count, generator, config.p)[:, None]
-        hidden = chosen & temporal_mask(config.size, count, generator, config.temporal_s, config.temporal_r,
+        hidden = chosen & temporal_mask(size, count, generator, config.temporal_s, config.temporal_r,
                                         structural=config.temporal == "structural")
     return joints, hidden
 
-# %% ../nbs/21_augment.ipynb #ca0af051
+# %% ../nbs/21_augment.ipynb #72d896ce
 def views(frames: Tensor, starts: Tensor, lengths: Tensor, skeleton: Skeleton, config: ViewConfig, generator: Generator,
-          stream: Stream = "joint") -> Tensor:
+          stream: Stream = "joint", size: int = 64) -> Tensor:
     """One random view of each clip of a batch (paper, Eq. 9). Call it twice for a pair of independent views.
 
     Parameters
@@ -301,6 +299,7 @@ def views(frames: Tensor, starts: Tensor, lengths: Tensor, skeleton: Skeleton, c
     config : the operations and their strengths.
     generator : of the CPU: the same seed gives the same views on every device.
     stream : taken after the crop, before everything else.
+    size : frames T of a view; paper: 64.
 
     Returns
     -------
@@ -313,7 +312,7 @@ def views(frames: Tensor, starts: Tensor, lengths: Tensor, skeleton: Skeleton, c
     """
     count, coords = len(starts), frames.shape[-1]
     offset, length = crop(lengths, generator, config.crop_low, config.crop_high, config.crop_least)
-    clips = resize(frames, torch.as_tensor(starts).to("cpu") + offset, length, config.size)
+    clips = resize(frames, torch.as_tensor(starts).to("cpu") + offset, length, size)
     clips = to_stream(clips, skeleton, stream)
     matrices = torch.eye(coords, dtype=torch.float64).repeat(count, 1, 1)
     if config.rotate:
@@ -326,7 +325,7 @@ def views(frames: Tensor, starts: Tensor, lengths: Tensor, skeleton: Skeleton, c
     if config.shear:
         matrices = shears(count, generator, coords, config.p, config.shear_amount) @ matrices
     clips = transform(clips, matrices)                                                 # all three in one product
-    return hide(clips, *masks(skeleton, count, config, generator))
+    return hide(clips, *masks(skeleton, count, config, generator, size))
 
 # %% ../nbs/21_augment.ipynb #e0c18ac8
 def evaluation_clips(frames: Tensor, starts: Tensor, lengths: Tensor, size: int = 64, stream: Stream = "joint",

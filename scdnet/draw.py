@@ -6,20 +6,23 @@
 __all__ = ['LEFT', 'RIGHT', 'MIDDLE', 'PALETTE', 'Picture', 'joint_colours', 'bone_colours', 'scene', 'project', 'as_clip',
            'rest_pose', 'pose', 'skeleton3d', 'strip', 'animate', 'heatmap', 'masked', 'curve', 'scatter']
 
-# %% ../nbs/60_draw.ipynb #ecbb0429
+# %% ../nbs/60_draw.ipynb #d01cef20
 import base64, hashlib, io, json
 import numpy as np
 import pandas as pd
 from matplotlib.collections import LineCollection
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from PIL import Image
 from IPython.display import HTML
 
-# %% ../nbs/60_draw.ipynb #c22f45c1
+# %% ../nbs/60_draw.ipynb #7fa45d62
 class Picture(Figure):
     "A matplotlib figure that a notebook shows when a cell ends with it, whatever the backend."
     def _repr_png_(self):
-        out = io.BytesIO(); self.savefig(out, format='png', dpi=80); return out.getvalue()
+        out = io.BytesIO(); self.savefig(out, format='png', dpi=80); small = io.BytesIO()
+        Image.open(out).convert('RGB').quantize(48).save(small, format='png', optimize=True)    # 48 colours: a third of the bytes
+        return small.getvalue()
 
 # %% ../nbs/60_draw.ipynb #df4d2163
 LEFT, RIGHT, MIDDLE = '#0072B2', '#D55E00', '#404040'      # Okabe-Ito blue and vermillion, dark grey
@@ -139,7 +142,7 @@ def pose(skeleton, points:np.ndarray|None=None, value:np.ndarray|None=None, titl
     axis.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect='equal', title=title, xlabel='across (m)', ylabel='height (m)')
     return figure
 
-# %% ../nbs/60_draw.ipynb #4859d741
+# %% ../nbs/60_draw.ipynb #65e72f39
 def skeleton3d(points:np.ndarray, skeleton, title:str='', up:str='y', azimuth:float=-60., elevation:float=15., value:np.ndarray|None=None)->Figure:
     """One pose in a 3-D axis, metres.
 
@@ -158,10 +161,12 @@ def skeleton3d(points:np.ndarray, skeleton, title:str='', up:str='y', azimuth:fl
             if there[a] and there[b]: axis.plot(*p[[a, b]].T, color=c, linewidth=2.4 if m == 0 else 1.4)
         axis.scatter(*p[there].T, s=14 if value is None else 40, c=np.array(joint_colours(skeleton))[there] if value is None else np.asarray(value)[there], depthshade=False)
     low, high = _limits(solid, seen)
-    axis.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), zlim=(low[2], high[2]), box_aspect=high - low, title=title,
+    thin = np.maximum(.4*(high - low).max() - (high - low), 0)/2; low, high = low - thin, high + thin      # room for the numbers of a flat direction
+    axis.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), zlim=(low[2], high[2]), title=title,
              xlabel='across (m)', ylabel='away (m)', zlabel='height (m)')
+    axis.set_box_aspect(high - low, zoom=.85)
     axis.view_init(elevation, azimuth)
-    axis.locator_params(nbins=4)
+    axis.locator_params(nbins=3)
     return figure
 
 # %% ../nbs/60_draw.ipynb #6cfa7635
@@ -189,7 +194,7 @@ def strip(clip:np.ndarray, skeleton, frames:int|list[int]=8, title:str='', up:st
     axis.spines[['top', 'right']].set_visible(False)
     return figure
 
-# %% ../nbs/60_draw.ipynb #d880220f
+# %% ../nbs/60_draw.ipynb #4a2c8216
 _PLAYER = """<div id="ID" style="font:13px sans-serif;color:#222;background:#fff;display:inline-block;padding:4px"><div class="s" style="display:flex;flex-wrap:wrap"></div>
 <div style="display:flex;gap:8px;align-items:center"><button aria-label="play or pause">&#10074;&#10074;</button><input type="range" min="0" value="0" aria-label="frame" style="flex:1"><span style="min-width:9em"></span></div></div>
 <script>(()=>{const D=DATA,root=document.getElementById("ID"),bt=root.querySelector("button"),sl=root.querySelector("input"),tx=root.querySelector("span"),box=root.querySelector(".s");
@@ -230,7 +235,7 @@ def animate(clips:np.ndarray|list[np.ndarray], skeleton, titles:list[str]|str=''
     payload = json.dumps(dict(clips=data, bones=[(*map(int, b), c) for b, c in zip(skeleton.bones, bone_colours(skeleton))], dots=joint_colours(skeleton), w=size,
                               h=size, k=size/2e4, fps=fps, az=float(np.deg2rad(azimuth)), el=float(np.deg2rad(elevation)))).replace('<', '\\u003c')
     name = 'clip-' + hashlib.sha1(payload.encode()).hexdigest()[:10]
-    return HTML(_PLAYER.replace('DATA', payload).replace('ID', name))
+    return HTML(_PLAYER.replace('ID', name).replace('DATA', payload))
 
 # %% ../nbs/60_draw.ipynb #6d855b39
 def heatmap(matrices:np.ndarray|dict, skeleton=None, title:str='', label:str='', cmap:str='viridis')->Figure:

@@ -20,7 +20,7 @@ def follow(key:nn.Module, query:nn.Module, momentum:float=0.999)->None:
     """Momentum update of `key`'s parameters towards `query`'s, in place: ξ = ξ m + θ (1 − m) (Eq. 1)."""
     torch._foreach_lerp_(list(key.parameters()), list(query.parameters()), 1 - momentum)
 
-# %% ../nbs/41_momentum.ipynb #6d7556e9
+# %% ../nbs/41_momentum.ipynb #97ae7c8e
 class MomentumContrast(nn.Module):
     """Query and key branch with three queues of negatives (Fig. 2).
 
@@ -30,11 +30,12 @@ class MomentumContrast(nn.Module):
     queue_size : K, keys in each queue.
     momentum : m of Eq. 1.
     temperature : τ of Eq. 8.
+    precision : 'bf16' runs the two branches under autocast; losses, statistics and weights stay in float32.
     """
 
-    def __init__(self, encoder:Encoder, queue_size:int=8192, momentum:float=0.999, temperature:float=0.2):
+    def __init__(self, encoder:Encoder, queue_size:int=8192, momentum:float=0.999, temperature:float=0.2, precision:str='fp32'):
         super().__init__()
-        self.momentum, self.temperature = momentum, temperature
+        self.momentum, self.temperature, self.precision = momentum, temperature, precision
         self.query = Branch(encoder)
         self.key = copy.deepcopy(self.query).requires_grad_(False)
         self.queues = nn.ModuleDict({d: Queue(queue_size, encoder.config.projection) for d in 'stg'})
@@ -47,8 +48,9 @@ class MomentumContrast(nn.Module):
         view_q, view_k : (N, C, T, V, M), two views of the same clips.
         """
         follow(self.key, self.query, self.momentum)
-        with torch.no_grad(): keys = dict(zip('stg', self.key(view_k)))
-        queries = dict(zip('stg', self.query(view_q)))
+        with torch.autocast(view_q.device.type, torch.bfloat16, enabled=self.precision == 'bf16'):
+            with torch.no_grad(): keys = dict(zip('stg', self.key(view_k)))
+            queries = dict(zip('stg', self.query(view_q)))
         result = cross_domain_loss(queries, keys, {d: queue.keys.clone() for d, queue in self.queues.items()}, self.temperature)
         for d, queue in self.queues.items(): queue.push(keys[d])
         return result

@@ -56,7 +56,7 @@ def find_format(entries: Sequence[Entry], name: str = "auto") -> Format:
 def _place(entries: Sequence[Entry]) -> str:
     return os.path.commonpath([os.path.abspath(entry.path) for entry in entries])
 
-# %% ../nbs/19_prepare.ipynb #1f3037c9
+# %% ../nbs/19_prepare.ipynb #86bec449
 Result = tuple[object, list[Clip | LeftOut]]                 # a task, and what came out of it
 
 
@@ -68,18 +68,12 @@ def _work(format: str, tasks: list, skeleton: Skeleton, persons: int, normalise:
             clips = FORMATS[format].read(task)
             for clip in clips:
                 if normalise and isinstance(clip, Clip):
-                    clip.frames = _preprocess(clip, task.label, skeleton, persons)
+                    clip.frames = preprocess(clip.frames, skeleton, persons)
         except InputError as error:
-            clips = [LeftOut(task.name, task.label, str(error))]
+            place = "" if task.label in str(error) else f"{task.label}: "
+            clips = [LeftOut(task.name, task.label, f"{place}{error}")]
         results.append((task, clips))
     return results
-
-
-def _preprocess(clip: Clip, where: str, skeleton: Skeleton, persons: int) -> np.ndarray:
-    try:
-        return preprocess(clip.frames, skeleton, persons)
-    except InputError as error:
-        raise InputError(f"{where}: {error}") from error
 
 # %% ../nbs/19_prepare.ipynb #f3550045
 CHUNK = 16                                   # tasks sent to a process at once

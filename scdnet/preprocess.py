@@ -126,9 +126,9 @@ def normalize(frames: np.ndarray, skeleton: Skeleton) -> np.ndarray:
     turned = centred.reshape(-1, frames.shape[3]) @ rotation.T
     return turned.reshape(frames.shape).astype(np.float32)
 
-# %% ../nbs/16_preprocess.ipynb #eb27b907
+# %% ../nbs/16_preprocess.ipynb #5561fd88
 def preprocess(frames: np.ndarray, skeleton: Skeleton, persons: int = 2) -> np.ndarray:
-    """Official preparation of one raw clip: select bodies, close a leading gap, normalise.
+    """Official preparation of one raw clip: select bodies, close leading gaps, normalise.
 
     Parameters
     ----------

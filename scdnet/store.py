@@ -99,7 +99,7 @@ def _splits_to_json(splits: str | Mapping) -> dict:
         return {"rule": splits}
     return {"lists": {name: {"train": list(train), "test": list(test)} for name, (train, test) in splits.items()}}
 
-# %% ../nbs/18_store.ipynb #99357695
+# %% ../nbs/18_store.ipynb #6bfce12a
 class SkeletonStore:
     """A prepared data set in a folder, memory-mapped. Make one with `scdnet.prepare` or `from_arrays`.
 
@@ -212,7 +212,7 @@ class SkeletonStore:
 
     def _split_names(self) -> list[str]:
         splits = self.meta["splits"]
-        return list(RULES.get(splits["rule"], {})) if "rule" in splits else list(splits["lists"])
+        return list(RULES[splits["rule"]]) if "rule" in splits else list(splits["lists"])
 
     def _sides(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         splits = self.meta["splits"]
@@ -273,7 +273,7 @@ class SkeletonStore:
                 writer.close()
         return cls.open(path)
 
-# %% ../nbs/18_store.ipynb #b1491166
+# %% ../nbs/18_store.ipynb #62cd9b6b
 def _read_meta(path: Path) -> dict:
     """`meta.json`, with the fields that `open` needs checked."""
     if not path.is_dir():
@@ -329,7 +329,23 @@ def _read_clips(path: Path, meta: dict) -> pd.DataFrame:
         raise InputError(f"{file}: clip {clips['name'][clips['name'].duplicated()].iloc[0]!r} is there twice")
     if not clips["label"].between(0, len(meta["classes"]) - 1).all():
         raise InputError(f"{file}: a label outside 0 to {len(meta['classes']) - 1}, the classes of meta.json")
+    _check_recorded_splits(path / "meta.json", meta["splits"], set(clips["name"]))
     return clips
+
+
+def _check_recorded_splits(file: Path, splits: dict, names: set[str]) -> None:
+    """The splits of `meta.json` must be a known rule set, or lists of clips that are there."""
+    if splits.keys() == {"rule"} and splits["rule"] in RULES:
+        return
+    lists = splits.get("lists")
+    if not isinstance(lists, dict):
+        raise InputError(f"{file}: field 'splits' is {str(splits)[:60]}, expected a rule ({', '.join(RULES)}) or lists")
+    for split, sides in lists.items():
+        if not isinstance(sides, dict) or sides.keys() != {"train", "test"} or not all(isinstance(side, list) for side in sides.values()):
+            raise InputError(f"{file}: split {split!r} is {str(sides)[:60]}, expected lists 'train' and 'test'")
+        unknown = [name for side in sides.values() for name in side if not isinstance(name, str) or name not in names]
+        if unknown:
+            raise InputError(f"{file}: split {split!r} lists {unknown[0]!r}, which clips.csv does not have")
 
 
 def _frames_digest(path: Path) -> str:

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['SEGMENTS', 'FPS', 'R', 'L', 'ACTIONS', 'REST', 'FIDGET', 'AZIMUTH', 'FACES', 'LEVEL', 'Body', 'generator',
-           'subject_body', 'ease', 'keys', 'window', 'unit', 'reach', 'turn', 'Motion', 'pose_body', 'Performance',
-           'drink', 'brush', 'brush_teeth', 'brush_hair', 'wave', 'phone', 'wipe_face', 'point', 'salute', 'throw',
-           'drop', 'sit_down', 'clap', 'rub_hands', 'cheer', 'cross_hands', 'bow', 'kick', 'hop', 'jump', 'steps',
-           'shake_hands', 'punch', 'walk_towards', 'Action', 'posture', 'fidget', 'sway', 'movement', 'MannequinConfig',
-           'draw_performance', 'bodies_of', 'setup_geometry', 'to_camera', 'sense', 'Take', 'perform', 'sample_clip',
-           'pixels', 'orientations', 'skeleton_text', 'write_skeleton', 'plan', 'synthesize']
+           'subject_body', 'ease', 'keys', 'window', 'unit', 'steady', 'reach', 'turn', 'Motion', 'pose_body',
+           'Performance', 'drink', 'brush', 'brush_teeth', 'brush_hair', 'wave', 'phone', 'wipe_face', 'point',
+           'salute', 'throw', 'drop', 'sit_down', 'clap', 'rub_hands', 'cheer', 'cross_hands', 'bow', 'kick', 'hop',
+           'jump', 'steps', 'shake_hands', 'punch', 'walk_towards', 'Action', 'posture', 'fidget', 'sway', 'movement',
+           'MannequinConfig', 'draw_performance', 'bodies_of', 'setup_geometry', 'to_camera', 'sense', 'Take',
+           'perform', 'sample_clip', 'pixels', 'orientations', 'skeleton_text', 'write_skeleton', 'plan', 'synthesize']
 
 # %% ../nbs/11_synthetic.ipynb #5224370c
 import io, os, zlib
@@ -79,17 +79,24 @@ def window(u:np.ndarray, start:float, stop:float, ramp:float)->np.ndarray:
     "0, then 1 between `start` and `stop`, eased over `ramp` on both sides, outside of them."
     return ease((u - start + ramp)/ramp)*(1 - ease((u - stop)/ramp))
 
-# %% ../nbs/11_synthetic.ipynb #bb75e106
+# %% ../nbs/11_synthetic.ipynb #30241e9f
 def unit(v:np.ndarray)->np.ndarray:
     "`v` (..., 3) at length 1."
     return v/np.maximum(np.sqrt((v*v).sum(-1, keepdims=True)), 1e-9)
+
+def steady(v:np.ndarray, frames:int=9)->np.ndarray:
+    "Directions (T, 3) averaged over neighbouring `frames`, so that a limb swings over instead of flipping."
+    weights = np.hanning(frames + 2)[1:-1]; weights /= weights.sum()
+    padded = np.pad(v, ((frames//2, frames//2), (0, 0)), mode='edge')
+    return sum(w*padded[i:i + len(v)] for i, w in enumerate(weights))
 
 def reach(root:np.ndarray, target:np.ndarray, a:float, b:float, pole:np.ndarray)->tuple[np.ndarray, np.ndarray]:
     "Two-bone inverse kinematics: `root`, `target`, `pole` (T, 3), bone lengths -> middle joint and end, (T, 3) each."
     line = target - root
     d = np.clip(np.sqrt((line*line).sum(-1, keepdims=True)), abs(a - b) + .15*min(a, b), .998*(a + b))
     u = unit(line)
-    v = unit(pole - (pole*u).sum(-1, keepdims=True)*u)
+    v = steady(unit(pole - (pole*u).sum(-1, keepdims=True)*u))
+    v = unit(v - (v*u).sum(-1, keepdims=True)*u)
     cosine = (a*a + d*d - b*b)/(2*a*d)
     return root + a*(cosine*u + np.sqrt(np.maximum(1 - cosine**2, 0))*v), root + d*u
 
@@ -122,7 +129,7 @@ class Motion:
         "The same target, mirrored, for both hands."
         for side in (-1, 1): self.hand(side, *args)
 
-# %% ../nbs/11_synthetic.ipynb #3a7b8413
+# %% ../nbs/11_synthetic.ipynb #853d5103
 _AT = {name: i for i, name in enumerate(NTU25.joints)}
 
 def _arm(joints, body, motion, side, chest, head, upright, floor):
@@ -143,11 +150,12 @@ def _arm(joints, body, motion, side, chest, head, upright, floor):
     aim = unit(target - flat)[:, 1]*np.clip(np.linalg.norm(target - flat, axis=-1)/length, 0, 1)
     raised = -.12 + .45*ease((aim + .3)/1.3)                                           # a raised hand lifts its shoulder
     shoulder = neck + np.einsum('tij,tj->ti', chest, body['clavicle']*np.stack([side*np.cos(raised), np.sin(raised), 0*raised], -1))
-    out = np.clip(body.elbow + motion.elbows[side], -.2, 1)[:, None]
-    pole = np.einsum('tij,tj->ti', upright, np.concatenate([side*(.35 + .65*out), -.8*(1 - .8*out), -.5*(1 - .5*out)], -1))
+    out = np.clip(body.elbow + motion.elbows[side], -.2, 1)[:, None]                    # a low elbow points back, that of a raised hand forward
+    pole = np.einsum('tij,tj->ti', upright, np.concatenate([side*(.35 + .65*out), -.8*(1 - .8*out), (1 - .5*out)*(ease((aim + .15)/.6)[:, None] - .5)], -1))
     elbow, hand = reach(shoulder, target, body['upper_arm'], body['forearm'] + body['hand'], pole)
     along = unit(hand - elbow); wrist = elbow + body['forearm']*along
     inside = np.einsum('tij,j->ti', upright, np.array([-.4*side, .35, .85]))
+    inside = steady(unit(inside - (inside*along).sum(-1, keepdims=True)*along))
     inside = unit(inside - (inside*along).sum(-1, keepdims=True)*along)               # where the thumb points
     bent = motion.wrists[side][:, None]
     finger = np.cos(bent)*along + np.sin(bent)*inside
@@ -311,7 +319,7 @@ def sit_down(m, u, p):
     m.both(ease((u - .3)/.55), 'hips', .12, p.mix(2, .04, .1), p.mix(1, .18, .36))
     m.nod = .25*window(u, .1, .4, .25)
 
-# %% ../nbs/11_synthetic.ipynb #8161e785
+# %% ../nbs/11_synthetic.ipynb #cfab4de1
 def clap(m, u, p):
     w = window(u, .18, .84, .18)
     gap = .5 - .5*np.cos(2*np.pi*p.cycles*u)
@@ -370,12 +378,14 @@ def hop(m, u, p):
 
 def jump(m, u, p):
     times = int(1 + 1.99*p.style[0]); inside = np.clip((u - .05)/.9, 0, 1)
-    up, crouch = _flight(inside*times, .36)
-    up, crouch, high = up*(inside > 0)*(inside < 1), crouch*(inside > 0)*(inside < 1), .26*p.amplitude
+    high = .24*p.amplitude; air = 2*np.sqrt(2*high/9.81)                              # m, and the seconds that gravity allows for it
+    up, crouch = _flight(inside*times, np.clip(air*times*FPS/(.9*p.during), .15, .6))
+    up, crouch = up*(inside > 0)*(inside < 1), crouch*(inside > 0)*(inside < 1)
     for side in (R, L): m.feet[side][:, 1], m.toes[side] = high*up, .6*np.minimum(3*up, 1)
     m.pelvis = np.stack([0*u, high*up - .2*crouch*p.amplitude, -.1*crouch], -1)
     m.bend = .65*crouch - .05*up
-    m.both(np.minimum(up, 1)*p.mix(1, .3, 1), 'shoulder', .2, .55, .45); m.both(.8*crouch*(1 - np.minimum(up, 1)), 'shoulder', .25, -.75, -.45)
+    lift = window(inside*times % 1, .4, .58, .16)
+    m.both(lift*p.mix(1, .3, 1), 'shoulder', .2, .55, .45); m.both(.8*crouch*(1 - lift), 'shoulder', .25, -.75, -.45)
 
 # %% ../nbs/11_synthetic.ipynb #6fe75a3b
 def steps(m, u, start:float, stop:float, distance:float, count:int):
@@ -501,7 +511,7 @@ def sway(motion:Motion, body:Body, seed:int, size:float=1., turning:float=0.):
         motion.hands[side] = [(w, a, x + d[:, 9 + 3*i:12 + 3*i]*.009 + size*miss[a]*r.normal(size=3)) for w, a, x in motion.hands[side]]
         motion.elbows[side], motion.wrists[side] = motion.elbows[side] + .06*d[:, 15], motion.wrists[side] + .08*d[:, 15 - i]
 
-# %% ../nbs/11_synthetic.ipynb #50450dbe
+# %% ../nbs/11_synthetic.ipynb #b95fc846
 _MIRROR = list(NTU25.flip)
 
 def movement(p:Performance, bodies:tuple[Body, ...], sway_size:float=1.)->np.ndarray:
@@ -522,7 +532,8 @@ def movement(p:Performance, bodies:tuple[Body, ...], sway_size:float=1.)->np.nda
     motions = [Motion(T) for _ in bodies]
     action.move(motions[0] if action.persons == 1 else motions, u, p)
     for i, (motion, body) in enumerate(zip(motions, bodies)):
-        posture(motion, body, u, p); fidget(motion, p); sway(motion, body, p.idle + i, sway_size, p.turning*(action.persons == 1))
+        q = p if i == 0 else replace(p, rest=p.rest[2:] + p.rest[:2], fidgets=())             # the partner has a posture of its own
+        posture(motion, body, u, q); fidget(motion, q); sway(motion, body, p.idle + i, sway_size, p.turning*(action.persons == 1))
     people = np.stack([pose_body(b, m) for b, m in zip(bodies, motions)], 1)
     if action.persons == 2:                                                                    # turn the first to +x, the second to -x
         x, y, z = np.moveaxis(people, -1, 0); s = np.array([1, -1])[:, None]
@@ -717,12 +728,12 @@ def orientations(joints:np.ndarray)->np.ndarray:
     q[..., _TIPS, :] = 0
     return q
 
-# %% ../nbs/11_synthetic.ipynb #cbbb72a4
+# %% ../nbs/11_synthetic.ipynb #7f314ce6
 def skeleton_text(take:Take)->str:
     "A take as the text of an NTU `.skeleton` file."
     j = take.joints; T, M, V, _ = j.shape
     numbers = np.concatenate([j, pixels(j, *_DEPTH), pixels(j, *_COLOUR), orientations(j), take.state[..., None]], -1)      # (T, M, V, 12)
-    joint = ' '.join(['%.7g']*3 + ['%.3f']*4 + ['%.5f']*4 + ['%d'])
+    joint = ' '.join(['%.5f']*3 + ['%.2f']*4 + ['%.4f']*4 + ['%d'])
     ids = [72057594037900000 + 1000*take.performance.subject + 10*take.performance.action + m for m in range(M)]
     lean = np.clip(j[:, :, 20, [0, 2]] - j[:, :, 0, [0, 2]], -1, 1)
     body = '%d 0 1 1 1 1 0 %.6g %.6g 2\n' + f'{V}\n' + (joint + '\n')*V

@@ -1,0 +1,355 @@
+"""The command line: exit codes, one line on stderr for a mistake, and nothing half-written."""
+import contextlib
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from scdnet.cli import COMMANDS, PROTOCOLS, main, outcome
+from scdnet.files import InputError
+from scdnet.skeleton import KINECT20
+from scdnet.store import SkeletonStore
+from scdnet.synthetic import MannequinConfig, synthesize
+
+RAW = "S001C001P001R001A001.skeleton"
+
+
+def scdnet(*words, cwd="."):
+    """Run a command in this process, which saves the imports; its output and exit code as `subprocess.run` gives them."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main([str(w) for w in words])
+    return SimpleNamespace(returncode=code, stdout=out.getvalue(), stderr=err.getvalue())
+
+
+def program(*words, **options):
+    """The same in a process of its own, as a shell would."""
+    return subprocess.run([sys.executable, "-m", "scdnet", *map(str, words)], capture_output=True, text=True, timeout=300, **options)
+
+
+def tree(folder):
+    return sorted(p.relative_to(folder).as_posix() for p in Path(folder).rglob("*"))
+
+
+def assert_mistake(done, *parts):
+    """Exit code 2, nothing on stdout, one line on stderr that says where and what."""
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    assert done.stderr.startswith("scdnet: ") and len(done.stderr.splitlines()) == 1, done.stderr
+    for part in parts:
+        assert str(part) in done.stderr, done.stderr
+
+
+@pytest.fixture(scope="session")
+def raw(tmp_path_factory):
+    """Three actions by eight people, half of whom train."""
+    config = MannequinConfig(actions=(5, 7, 58), subjects=(1, 2, 3, 4, 5, 6, 7, 8), takes=2)
+    return synthesize(tmp_path_factory.mktemp("raw") / "raw", config=config, workers=1, progress=False)
+
+
+@pytest.fixture(scope="session")
+def store(raw, tmp_path_factory):
+    out = tmp_path_factory.mktemp("store") / "store"
+    assert main(["prepare", str(raw), "--out", str(out), "--workers", "1"]) == 0
+    return out
+
+
+# what works
+
+def test_help_is_quick_and_names_every_command():
+    start = time.perf_counter()
+    done = program("--help")
+    assert done.returncode == 0 and time.perf_counter() - start < 5
+    assert all(name in done.stdout for name in COMMANDS)
+
+
+@pytest.mark.parametrize("words", [[name] for name in COMMANDS if name != "evaluate"] + [["evaluate", name] for name in PROTOCOLS], ids=" ".join)
+def test_each_command_has_help(words):
+    done = scdnet(*words, "--help")
+    assert done.returncode == 0 and "usage: scdnet " + " ".join(words) in done.stdout and "Example" in done.stdout
+
+
+def test_synthesize_same_seed_same_bytes(monkeypatch, tmp_path):
+    import scdnet.synthetic
+    few = MannequinConfig(actions=(5,), subjects=(1, 2))
+    monkeypatch.setattr(scdnet.synthetic.synthesize, "__defaults__",
+                        tuple(few if isinstance(d, MannequinConfig) else d for d in scdnet.synthetic.synthesize.__defaults__))
+    for name, seed in (("a", "3"), ("b", "3"), ("c", "4")):
+        assert main(["synthesize", "--out", str(tmp_path / name), "--seed", seed, "--workers", "1"]) == 0
+    bytes_of = {n: [p.read_bytes() for p in sorted((tmp_path / n).glob("*.skeleton"))] for n in "abc"}
+    assert len(bytes_of["a"]) == 2 and bytes_of["a"] == bytes_of["b"] != bytes_of["c"]
+
+
+def test_prepare_and_inspect(store):
+    done = program("inspect", store)
+    assert done.returncode == 0 and done.stderr == ""
+    lines = {line.split("  ")[0]: line.split()[-1] for line in done.stdout.splitlines() if line}
+    assert lines["clips"] == "48" and "split xsub" in lines and "handshaking" in done.stdout
+
+
+def test_prepare_reads_a_zip_as_it_reads_a_folder(raw, store, tmp_path):
+    with zipfile.ZipFile(tmp_path / "raw.zip", "w") as archive:
+        for file in raw.glob("*.skeleton"):
+            archive.write(file, f"nturgb+d_skeletons/{file.name}")
+    assert scdnet("prepare", tmp_path / "raw.zip", "--out", tmp_path / "store").returncode == 0
+    assert SkeletonStore.open(tmp_path / "store").digest == SkeletonStore.open(store).digest
+
+
+def test_skip_counts_the_bad_and_goes_on(raw, tmp_path):
+    (tmp_path / RAW).write_text("garbage")
+    done = scdnet("prepare", raw, tmp_path / RAW, "--out", tmp_path / "store", "--on-error", "skip")
+    assert done.returncode == 0, done.stderr
+    counts = dict(line.rsplit(maxsplit=1) for line in done.stdout.splitlines())
+    assert counts["clips"] == "48" and counts["skipped, bad files"] == "1"
+    assert RAW.removesuffix(".skeleton") in (tmp_path / "store" / "skipped.csv").read_text()
+
+
+def test_overwrite_replaces(store, raw, tmp_path):
+    out = tmp_path / "store"
+    out.mkdir()
+    (out / "old").touch()
+    assert_mistake(scdnet("prepare", raw, "--out", out), out, "--overwrite")
+    assert tree(out) == ["old"]
+    assert scdnet("prepare", raw, "--out", out, "--overwrite").returncode == 0
+    assert tree(out) == tree(store) and tree(tmp_path) == ["store", *(f"store/{n}" for n in tree(store))]
+
+
+# mistakes
+
+def bad_sources(folder, raw):
+    text = next(raw.glob("*.skeleton")).read_text()
+    (folder / "empty").mkdir()
+    (folder / "notes").mkdir()
+    (folder / "notes" / "notes.txt").write_text("no recording")
+    (folder / "broken.zip").write_bytes(b"PK\x03\x04 not a zip")
+    for name, content in {"garbage": b"\x00\xff\xfe garbage", "truncated": text[: len(text) // 2].encode(), "nothing": b"",
+                          "letters": text.replace(".", "x", 5).encode(), "huge": b"999999999\n1\n"}.items():
+        (folder / name).mkdir()
+        (folder / name / RAW).write_bytes(content)
+
+
+@pytest.mark.parametrize("source, parts", [
+    ("nowhere", ["nowhere"]), ("empty", ["empty"]), ("notes", ["notes"]), ("broken.zip", ["broken.zip"]), ("garbage", ["garbage", RAW]),
+    ("truncated", [RAW, "line"]), ("nothing", [RAW]), ("letters", [RAW, "line"]), ("huge", [RAW])], ids=lambda v: v if isinstance(v, str) else "")
+def test_prepare_refuses(source, parts, raw, tmp_path):
+    bad_sources(tmp_path, raw)
+    before = tree(tmp_path)
+    assert_mistake(scdnet("prepare", tmp_path / source, "--out", tmp_path / "store"), *parts)
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("words", [["prepare", "RAW", "--out", "new", "--workers", "0"], ["prepare", "--out", "new"], ["inspect", "nowhere"],
+                                   ["inspect", "RAW"], ["synthesize", "--out", "RAW"]], ids=" ".join)
+def test_wrong_arguments(words, raw, tmp_path):
+    assert_mistake(scdnet(*[raw if w == "RAW" else w for w in words], cwd=tmp_path))
+    assert tree(tmp_path) == []
+
+
+@pytest.mark.parametrize("words", [[], ["nonsense"], ["prepare"], ["prepare", "raw", "--out", "x", "--colour", "red"], ["synthesize", "--out", "x", "--seed", "one"],
+                                   ["prepare", "raw", "--out", "x", "--on-error", "explode"]], ids=" ".join)
+def test_words_that_make_no_sense(words, tmp_path):
+    done = scdnet(*words, cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr and "Traceback" not in done.stderr and tree(tmp_path) == []
+
+
+def test_damaged_store(store, tmp_path):
+    for name, damage in {"meta.json": b"{", "clips.csv": b"name\n", "frames.npy": b"\x93NUMPY"}.items():
+        copy = tmp_path / name
+        shutil.copytree(store, copy)
+        (copy / name).write_bytes(damage)
+        assert_mistake(scdnet("inspect", copy), name)
+
+
+# the rest of the exit codes
+
+@pytest.mark.parametrize("error, code, shows_line", [
+    (InputError("x"), 2, True), (FileNotFoundError(2, "No such file", "a"), 2, True), (FileExistsError("b"), 2, True), (OSError(28, "No space", "c"), 1, True),
+    (FloatingPointError("loss"), 1, True), (ValueError("bug"), 1, False), (KeyError("bug"), 1, False)])
+def test_outcome(error, code, shows_line):
+    found, line = outcome(error)
+    assert found == code and (line is not None) == shows_line
+
+
+def test_a_full_disk_is_one_line_and_a_bug_a_traceback(monkeypatch, capsys, tmp_path):
+    import scdnet.synthetic
+
+    def fail(error):
+        def synthesize(*_, **__):
+            raise error
+        monkeypatch.setattr(scdnet.synthetic, "synthesize", synthesize)
+        return main(["synthesize", "--out", str(tmp_path / "x")]), capsys.readouterr().err
+
+    assert fail(OSError(28, "No space left on device", "x")) == (1, "scdnet: x: No space left on device\n")
+    code, said = fail(RuntimeError("a bug"))
+    assert code == 1 and said.startswith("Traceback") and "a bug" in said
+    code, said = fail(KeyboardInterrupt())
+    assert (code, said) == (130, "scdnet: interrupted\n")
+
+
+@pytest.mark.parametrize("sent, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_stopped_from_outside(sent, code, tmp_path):
+    """A run that is stopped ends with the signal's code and takes its unfinished folder with it."""
+    process = subprocess.Popen([sys.executable, "-m", "scdnet", "synthesize", "--out", tmp_path / "raw", "--workers", "1"],
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for _ in range(200):
+        if tree(tmp_path):
+            break
+        time.sleep(0.05)
+    process.send_signal(sent)
+    output, said = process.communicate(timeout=60)
+    assert process.returncode == code and output == "" and "Traceback" not in said, said
+    assert tree(tmp_path) == []
+
+
+# learning and judging
+
+TINY = ["--preset", "demo", "--epochs", "2", "--batch-size", "8", "--queue-size", "16", "--encoder.frames", "16", "--encoder.channels", "8", "--encoder.width", "16",
+        "--encoder.projection", "8", "--save-every", "1"]
+
+
+@pytest.fixture(scope="session")
+def run(store, tmp_path_factory):
+    out = tmp_path_factory.mktemp("run") / "run"
+    done = scdnet("pretrain", "--store", store, "--split", "xsub", "--out", out, *TINY)
+    assert done.returncode == 0, done.stderr
+    assert "contrastive accuracy" in done.stdout
+    return out
+
+
+@pytest.fixture(scope="session")
+def other_store(tmp_path_factory):
+    """A store of another layout: twenty joints, one person."""
+    rng = np.random.default_rng(0)
+    path = tmp_path_factory.mktemp("other") / "kinect20"
+    SkeletonStore.from_arrays(path, [rng.normal(size=(30, 20, 3)).astype(np.float32) for _ in range(8)], [0, 1] * 4, KINECT20,
+                              names=list("abcdefgh"), splits={"xsub": (list("abcd"), list("efgh"))})
+    return path
+
+
+def test_a_run_holds_what_the_contract_says(run):
+    assert {"config.json", "metrics.jsonl", "checkpoint", "encoder.safetensors"} <= set(os.listdir(run))
+    config = json.loads((run / "config.json").read_text())["config"]
+    assert config["epochs"] == 2 and config["encoder"]["width"] == 16 and len((run / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_resume_refuses_other_options_and_keeps_the_run(run, store):
+    before = {p: (run / p).stat().st_mtime_ns for p in tree(run)}
+    words = ["pretrain", "--store", store, "--split", "xsub", "--out", run, *TINY]
+    assert_mistake(scdnet(*words), run, "--overwrite")
+    assert_mistake(scdnet(*words, "--resume", "--optim.lr", "0.5"), run, "optim.lr", "0.5")
+    assert {p: (run / p).stat().st_mtime_ns for p in tree(run)} == before
+
+
+def test_resume_starts_anew_where_there_is_nothing(store, run, tmp_path):
+    done = scdnet("pretrain", "--store", store, "--split", "xsub", "--out", tmp_path / "run", *TINY, "--resume")
+    assert done.returncode == 0 and "anew" in done.stderr
+    assert (tmp_path / "run" / "encoder.safetensors").read_bytes() == (run / "encoder.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_evaluate(protocol, run, store, tmp_path):
+    words = ["evaluate", protocol, "--run", run, "--store", store, "--split", "xsub", *(["--epochs", "5"] if protocol == "linear" else [])]
+    done = scdnet(*words)
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["features", "pretrained", "untrained", "raw", "chance"]
+    result = json.loads((run / "eval" / f"{protocol}-xsub.json").read_text())
+    assert {"protocol", "split", "top1", "top5", "best_top1", "seed", "config", "store"} <= set(result)
+    assert result["protocol"] == protocol and 0 <= result["top1"] <= 100 and set(result["baselines"]) == {"untrained", "raw"}
+    assert (result["top5"] is None) == (protocol == "knn")
+
+    out = tmp_path / "result.json"
+    assert scdnet(*words, "--out", out, "--no-baselines").returncode == 0
+    assert json.loads(out.read_text())["baselines"] == {}
+    assert_mistake(scdnet(*words, "--out", out), out, "--overwrite")
+
+
+def test_embed(run, store, tmp_path):
+    done = scdnet("embed", "--run", run, "--store", store, "--out", tmp_path / "clues.npz")
+    assert done.returncode == 0, done.stderr
+    with np.load(tmp_path / "clues.npz") as clues:
+        assert clues["spatial"].shape == clues["temporal"].shape == (48, 16)
+        assert list(clues["name"]) == SkeletonStore.open(store).names and clues["label"].shape == (48,)
+    assert tree(tmp_path) == ["clues.npz"]
+
+
+LEARNING = [["pretrain", "--store", "STORE", "--split", "xsub", "--out", "new", *TINY], ["evaluate", "linear", "--run", "RUN", "--store", "STORE", "--split", "xsub"],
+            ["evaluate", "knn", "--run", "RUN", "--store", "STORE", "--split", "xsub"], ["embed", "--run", "RUN", "--store", "STORE", "--out", "new.npz"]]
+WRONG = {"split": ("--split", "ysub", "ysub"), "store": ("--store", "nowhere", "nowhere"), "run": ("--run", "nowhere", "nowhere"),
+         "layout": ("--store", "OTHER", "20 joints"), "device": ("--device", "toaster", "toaster"), "epochs": ("--epochs", "0", "epochs"),
+         "batch": ("--batch-size", "1000", "batch_size"), "heads": ("--encoder.heads", "3", "heads")}
+CASES = [(words, wrong) for words in LEARNING for wrong in WRONG if (WRONG[wrong][0] in words or wrong in ("device", "epochs", "batch", "heads"))
+         and not (wrong in ("epochs",) and words[:2] not in (["pretrain", "--store"], ["evaluate", "linear"]))
+         and not (wrong in ("batch", "heads") and words[0] != "pretrain") and not (wrong == "layout" and words[0] == "pretrain")]
+
+
+@pytest.mark.parametrize("words, wrong", CASES, ids=lambda v: v if isinstance(v, str) else " ".join(w for w in v[:2] if w[0] != "-"))
+def test_learning_refuses(words, wrong, run, store, other_store, tmp_path):
+    flag, value, said = WRONG[wrong]
+    words = [*words, flag, value] if flag not in words else [value if before == flag else w for before, w in zip(["", *words], words)]
+    places = {"STORE": store, "RUN": run, "OTHER": other_store}
+    shutil.rmtree(run / "eval", ignore_errors=True)
+    before = tree(run)
+    assert_mistake(scdnet(*[places.get(w, w) for w in words], cwd=tmp_path), said)
+    assert tree(tmp_path) == [] and tree(run) == before
+
+
+def test_checkpoint_of_another_shape(run, store, tmp_path):
+    wider = tmp_path / "wider"
+    shutil.copytree(run, wider)
+    config = json.loads((wider / "config.json").read_text())
+    config["config"]["encoder"]["width"] = 32
+    (wider / "config.json").write_text(json.dumps(config))
+    for words in (["embed", "--out", tmp_path / "clues.npz"], ["evaluate", "knn", "--split", "xsub"]):
+        assert_mistake(scdnet(*words, "--run", wider, "--store", store), "encoder.safetensors")
+    (wider / "encoder.safetensors").write_bytes(b"garbage")
+    assert_mistake(scdnet("evaluate", "knn", "--split", "xsub", "--run", wider, "--store", store), "encoder.safetensors")
+    (wider / "config.json").write_text("{")
+    assert_mistake(scdnet("evaluate", "knn", "--split", "xsub", "--run", wider, "--store", store), "config.json")
+    assert not (wider / "eval").exists() and not (tmp_path / "clues.npz").exists()
+
+
+def test_a_loss_that_is_not_finite_is_one_line(store, tmp_path):
+    done = scdnet("pretrain", "--store", store, "--split", "xsub", "--out", tmp_path / "run", *TINY, "--optim.name", "sgd", "--optim.lr", "1e30")
+    assert done.returncode == 1 and done.stderr.startswith("scdnet: loss is nan at step") and done.stderr.count("\n") == 1, done.stderr
+
+
+@pytest.mark.parametrize("name, content", [("garbage.pth.tar", b"garbage"), ("empty.npz", b""), ("nowhere.pth.tar", None)])
+def test_import_official_refuses_files_that_are_none(name, content, tmp_path):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    before = tree(tmp_path)
+    assert_mistake(scdnet("import-official", tmp_path / name, "--out", tmp_path / "run"), name)
+    assert tree(tmp_path) == before
+
+
+def test_import_official_refuses_another_layout(tmp_path):
+    torch.save({"state_dict": {"conv.weight": torch.zeros(3, 3)}}, tmp_path / "other.pth.tar")
+    assert_mistake(scdnet("import-official", tmp_path / "other.pth.tar", "--out", tmp_path / "run"), "other.pth.tar", "expected the official")
+    torch.save({"weight": [1, 2], "code": Path("x")}, tmp_path / "pickle.pth.tar")
+    assert_mistake(scdnet("import-official", tmp_path / "pickle.pth.tar", "--out", tmp_path / "run"), "pickle.pth.tar")
+    assert tree(tmp_path) == ["other.pth.tar", "pickle.pth.tar"]
+
+
+@pytest.mark.skipif("SCDNET_DATA" not in os.environ, reason="SCDNET_DATA is not set")
+def test_import_official(store, tmp_path):
+    checkpoint = Path(os.environ["SCDNET_DATA"]) / "official" / "checkpoint_small.npz"
+    done = scdnet("import-official", checkpoint, "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert scdnet("embed", "--run", tmp_path / "run", "--store", store, "--out", tmp_path / "clues.npz").returncode == 0
+    assert_mistake(scdnet("import-official", checkpoint, "--out", tmp_path / "new", "--skeleton", "kinect20"), "checkpoint_small.npz", "25 joints")
+
+
+def test_a_reader_that_leaves_is_no_error_message(store):
+    done = subprocess.run(f"{sys.executable} -m scdnet inspect {store} | head -n 1", shell=True, capture_output=True, text=True, timeout=60)
+    assert done.stderr == "" and done.stdout.startswith("clips")
