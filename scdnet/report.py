@@ -141,7 +141,7 @@ def facts(results: Mapping) -> str:
             + '<div class="cards">' + table(pd.DataFrame({"what": list(run), "value": [str(v) for v in run.values()]}))
             + table(pd.DataFrame({"stage": list(stages), "seconds": [float(s) for s in stages.values()]})) + "</div>")
 
-# %% ../nbs/61_report.ipynb #1c1d68c7
+# %% ../nbs/61_report.ipynb #7eaa08cf
 def clue_figure(pairs: Sequence[PairClues], classes: Sequence[str]) -> Figure:
     """The maps of both clues, arranged as in Figure 4 of the paper.
 
@@ -165,10 +165,10 @@ def clue_figure(pairs: Sequence[PairClues], classes: Sequence[str]) -> Figure:
 def clue_table(pairs: Sequence[PairClues], classes: Sequence[str]) -> pd.DataFrame:
     """The two figures of each map: silhouette in [-1, 1], nearest neighbours of the same class in percent."""
     return pd.DataFrame({"pair": [" / ".join(classes[label] for label in p.classes) for p in pairs],
-                         "spatial: same-class neighbours (%)": [p.agreement[0] for p in pairs], "silhouette": [f"{p.silhouette[0]:+.2f}" for p in pairs],
-                         "temporal: same-class neighbours (%)": [p.agreement[1] for p in pairs], "silhouette ": [f"{p.silhouette[1]:+.2f}" for p in pairs]})
+                         "spatial: same-class neighbours (%)": [p.agreement[0] for p in pairs], "silhouette": [f"{round(p.silhouette[0], 2) + 0:+.2f}" for p in pairs],
+                         "temporal: same-class neighbours (%)": [p.agreement[1] for p in pairs], "silhouette ": [f"{round(p.silhouette[1], 2) + 0:+.2f}" for p in pairs]})
 
-# %% ../nbs/61_report.ipynb #4118b457
+# %% ../nbs/61_report.ipynb #73652358
 STYLE = """
 :root{--ink:#1c2430;--soft:#5c6672;--line:#e2e6ea;--paper:#f6f7f9;--blue:#0072B2;--orange:#D55E00}
 *{box-sizing:border-box}
@@ -184,7 +184,7 @@ section section,.cards .card{margin:0}
 .cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,22rem),1fr));gap:1rem;margin-bottom:1rem}
 .gain{font-size:2rem;font-weight:650;color:var(--blue);margin:.1rem 0 .5rem}
 .gain small{font-size:.85rem;font-weight:400;color:var(--soft)}
-.bar{display:grid;grid-template-columns:8.6rem 1fr 3rem;gap:.6rem;align-items:center;margin:.35rem 0;font-size:.92rem}
+.bar{display:grid;grid-template-columns:10.2rem 1fr 3rem;gap:.6rem;align-items:center;margin:.35rem 0;font-size:.92rem}
 .bar .value{text-align:right;font-variant-numeric:tabular-nums}
 .bar.strong{font-weight:650}
 .track{position:relative;height:.95rem;background:#edf0f3;border-radius:4px}
@@ -225,12 +225,12 @@ def page(title: str, lead: str, sections: Iterable[tuple[str, str, str]]) -> str
             "<footer>Written by scdnet. Made-up people, made-up recordings: no dataset is needed to make this page. "
             "SCD-Net: Wu et al., AAAI 2024.</footer></main></body></html>\n")
 
-# %% ../nbs/61_report.ipynb #130c74b4
+# %% ../nbs/61_report.ipynb #d4367c5a
 def _movement(samples: Mapping[str, np.ndarray], skeleton: Skeleton, up: str) -> str:
-    """The animation of all samples, then a strip for each."""
-    player = draw.animate(list(samples.values()), skeleton, titles=list(samples), up=up, size=220).data
-    strips = "".join(image(draw.strip(clip, skeleton, frames=8, title=name, up=up), f"{name}: eight frames of {len(clip)}", least=560)
-                     for name, clip in samples.items())
+    """The animation of all samples, then a strip for each; two persons from the side, or one would hide the other."""
+    player = draw.animate(list(samples.values()), skeleton, titles=[name.split(" (")[0] for name in samples], up=up, azimuth=40, size=220).data
+    strips = "".join(image(draw.strip(clip, skeleton, frames=8, up=up, azimuth=70 if clip[:, 1:].any() else 20),
+                           f"{name}: eight frames of {len(clip)}", least=560) for name, clip in samples.items())
     key = f'<p class="note key"><span style="color:{draw.LEFT}">left</span> and <span style="color:{draw.RIGHT}">right</span> of the body</p>'
     return f"{key}{player}{strips}"
 

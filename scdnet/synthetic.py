@@ -542,7 +542,7 @@ def movement(p:Performance, bodies:tuple[Body, ...], sway_size:float=1.)->np.nda
     if action.reversed: people = people[::-1]
     return (people*[-1, 1, 1])[:, :, _MIRROR] if p.handedness == 'left' else people
 
-# %% ../nbs/11_synthetic.ipynb #e30c9480
+# %% ../nbs/11_synthetic.ipynb #50a05bae
 @dataclass(frozen=True)
 class MannequinConfig:
     "How many takes, and how much goes wrong in them. All values ours."
@@ -579,8 +579,8 @@ def draw_performance(action:int, subject:int, camera:int, setup:int, replication
     fidgets = tuple((int(r.choice([-1, 1])), between(0, .85), between(.2, 1.2), str(r.choice(list(FIDGET)))) for _ in range(min(r.poisson(.6*v), 2)))
     return Performance(
         action, subject, camera, setup, replication, speed, amplitude, 'left' if body.left_handed != chance(.15) else 'right', float(rate*seconds),
-        tuple(float(np.clip(x + .22*v*r.normal(), 0, 1)) for x in body.style), before=int(between(2, 34)) if cut[0] == 0 else 0,
-        during=int(np.clip(seconds*FPS, 40, 95)), after=int(between(2, 30)) if cut[1] == 1 else 0, cut=cut, warp=float(np.exp(.2*v*r.normal())), rest=tuple(rest),
+        tuple(float(np.clip(x + .22*v*r.normal(), 0, 1)) for x in body.style), before=int(between(2, 31)) if cut[0] == 0 else 0,
+        during=int(np.clip(seconds*FPS, 40, 90)), after=int(between(2, 30)) if cut[1] == 1 else 0, cut=cut, warp=float(np.exp(.2*v*r.normal())), rest=tuple(rest),
         seated=spec.sits and chance(.2), turning=float(.22*v*r.normal()), fidgets=fidgets, facing=between(-20, 20), place=(between(-.3, .3), between(-.3, .3)),
         distance=between(*spec.distance), idle=int(r.integers(2**31)))
 
