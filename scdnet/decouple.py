@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['temporal_tokens', 'spatial_tokens', 'Decoupler']
 
-# %% ../nbs/31_decouple.ipynb #761fb30d
-import torch
+# %% ../nbs/31_decouple.ipynb #4648bc9f
 from einops import rearrange
 from torch import Tensor, nn
 

@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['nearest', 'evaluate_knn']
 
-# %% ../nbs/51_knn.ipynb #2315b538
-import numpy as np
+# %% ../nbs/51_knn.ipynb #7e39c3bc
 import torch
 import torch.nn.functional as F
 from torch import Tensor

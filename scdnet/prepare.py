@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FORMATS', 'Result', 'CHUNK', 'find_format', 'prepare']
 
-# %% ../nbs/19_prepare.ipynb #9aae0cf5
+# %% ../nbs/19_prepare.ipynb #b4677342
 import csv
 import inspect
 import multiprocessing
@@ -18,7 +18,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-import numpy as np
 from tqdm.auto import tqdm
 
 from .files import InputError, new_folder

@@ -7,7 +7,7 @@ __all__ = ['PRESETS', 'OptimConfig', 'PretrainConfig', 'learning_rate', 'seed_of
            'build_optimizer', 'Pretraining', 'describe', 'read_config', 'pretrain', 'save_encoder', 'load_encoder',
            'run_config', 'untrained_encoder']
 
-# %% ../nbs/42_pretrain.ipynb #b6cce8af
+# %% ../nbs/42_pretrain.ipynb #6af1bc69
 import json
 import math
 import shutil
@@ -23,7 +23,7 @@ from typing import Literal
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from .augment import ViewConfig, views

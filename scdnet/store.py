@@ -99,7 +99,7 @@ def _splits_to_json(splits: str | Mapping) -> dict:
         return {"rule": splits}
     return {"lists": {name: {"train": list(train), "test": list(test)} for name, (train, test) in splits.items()}}
 
-# %% ../nbs/18_store.ipynb #6bfce12a
+# %% ../nbs/18_store.ipynb #b43bbf80
 class SkeletonStore:
     """A prepared data set in a folder, memory-mapped. Make one with `scdnet.prepare` or `from_arrays`.
 
@@ -184,17 +184,17 @@ class SkeletonStore:
     @cached_property
     def labels(self) -> np.ndarray:
         """(N,) int64, from 0."""
-        return self.clips["label"].to_numpy(np.int64)
+        return self.clips["label"].to_numpy(np.int64, copy=True)
 
     @cached_property
     def starts(self) -> np.ndarray:
         """(N,) int64, first frame of each clip in `frames`."""
-        return self.clips["start"].to_numpy(np.int64)
+        return self.clips["start"].to_numpy(np.int64, copy=True)
 
     @cached_property
     def lengths(self) -> np.ndarray:
         """(N,) int64, frames of each clip."""
-        return self.clips["length"].to_numpy(np.int64)
+        return self.clips["length"].to_numpy(np.int64, copy=True)
 
     @cached_property
     def splits(self) -> list[str]:
