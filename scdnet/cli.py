@@ -298,7 +298,7 @@ def refuse_existing(out: Path | None, overwrite: bool) -> None:
     if out is not None and out.exists() and not overwrite:
         raise FileExistsError(f"{out}: exists already; choose another place or give --overwrite")
 
-# %% ../nbs/63_cli.ipynb #feda78dc
+# %% ../nbs/63_cli.ipynb #954763e6
 @dataclass(frozen=True)
 class Embed:
     """Write both clues of every clip of a store to a file: spatial, temporal (N, D), label, name.
@@ -315,6 +315,7 @@ class Embed:
     def run(self) -> None:
         import numpy as np
 
+        from scdnet.files import write_bytes
         from scdnet.linear import features
         from scdnet.pretrain import load_encoder, run_config
         from scdnet.store import SkeletonStore
@@ -323,13 +324,9 @@ class Embed:
         encoder, store = load_encoder(self.run_folder, self.device), SkeletonStore.open(self.store)
         clues = features(encoder, store, stream=run_config(self.run_folder).stream, progress=True)
         self.out.parent.mkdir(parents=True, exist_ok=True)
-        aside = self.out.with_name(f".{self.out.name}.{os.getpid()}.partial")
-        try:
-            with open(aside, "wb") as file:
-                np.savez(file, spatial=clues["spatial"].numpy(), temporal=clues["temporal"].numpy(), label=store.labels, name=np.array(store.names))
-            os.replace(aside, self.out)
-        finally:
-            aside.unlink(missing_ok=True)
+        buffer = io.BytesIO()
+        np.savez(buffer, spatial=clues["spatial"].numpy(), temporal=clues["temporal"].numpy(), label=store.labels, name=np.array(store.names))
+        write_bytes(self.out, buffer.getvalue())
         show([("clips", len(store)), ("numbers in a clue", clues["spatial"].shape[1]), ("file", self.out)])
 
 # %% ../nbs/63_cli.ipynb #5a761f50

@@ -7,7 +7,7 @@ __all__ = ['PRESETS', 'OptimConfig', 'PretrainConfig', 'learning_rate', 'seed_of
            'build_optimizer', 'Pretraining', 'describe', 'read_config', 'pretrain', 'save_encoder', 'load_encoder',
            'run_config', 'untrained_encoder']
 
-# %% ../nbs/42_pretrain.ipynb #6af1bc69
+# %% ../nbs/42_pretrain.ipynb #9d8fd5d7
 import json
 import math
 import shutil
@@ -22,13 +22,13 @@ from typing import Literal
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from .augment import ViewConfig, views
 from .encoder import Encoder, EncoderConfig
-from .files import InputError, digest, new_folder, write_json, write_text
+from .files import InputError, digest, new_folder, write_bytes, write_json, write_text
 from .momentum import MomentumContrast
 from .skeleton import Skeleton
 from .store import SkeletonStore
@@ -73,13 +73,13 @@ class PretrainConfig:
         if not 0 <= self.key_momentum <= 1: raise InputError(f'key_momentum is {self.key_momentum}, expected 0 to 1')
         if self.temperature <= 0: raise InputError(f'temperature is {self.temperature}, expected more than 0')
 
-# %% ../nbs/42_pretrain.ipynb #4202bdc8
+# %% ../nbs/42_pretrain.ipynb #e91c796b
 PRESETS = {
     'paper': PretrainConfig(),
     'demo': PretrainConfig(
-        epochs=40, batch_size=32, precision='bf16', queue_size=128, key_momentum=0.99, save_every=20,
-        encoder=EncoderConfig(frames=32, channels=16, width=128, projection=64, projector_norm=True),
-        view=ViewConfig(crop_least=16),
+        epochs=20, batch_size=32, precision='bf16', queue_size=128, key_momentum=0.99,
+        encoder=EncoderConfig(frames=32, channels=16, width=256, projector_norm=True),
+        view=ViewConfig(crop_least=16, shear_amount=0.3),
         optim=OptimConfig(name='adamw', lr=1e-3, weight_decay=1e-2, schedule='cosine', warmup=0.05)),
 }
 
@@ -333,12 +333,10 @@ def _keep_metrics(path:Path, epochs:int)->None:
     lines = path.read_text().splitlines()[:epochs] if path.exists() else []
     write_text(path, ''.join(line + '\n' for line in lines))
 
-# %% ../nbs/42_pretrain.ipynb #44e9f3b0
+# %% ../nbs/42_pretrain.ipynb #db541019
 def save_encoder(encoder:Encoder, run:Path)->None:
     """Write `encoder.safetensors` of a run, whole or not at all."""
-    aside = run / '.encoder.safetensors'
-    save_file({name: value.cpu() for name, value in encoder.state_dict().items()}, aside)
-    aside.rename(run / 'encoder.safetensors')
+    write_bytes(run / 'encoder.safetensors', save({name: value.cpu() for name, value in encoder.state_dict().items()}))
 
 
 def load_encoder(run:str|Path, device:str='cpu')->Encoder:
