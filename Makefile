@@ -8,6 +8,7 @@ PYTHON ?= python3
 VENV ?= .venv
 TORCH_INDEX ?=
 OUT ?= demo
+FLAGS ?=
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 NOTEBOOKS := $(sort $(wildcard nbs/*.ipynb))
@@ -37,12 +38,10 @@ test: $(INSTALLED)
 lab: $(INSTALLED)
 	$(BIN)/jupyter lab nbs
 
-# Execute every notebook and store what it shows, then write the package anew.
+# Execute every notebook and store what it shows, then write the package anew. FLAGS=data,slow executes those cells too.
 notebooks: $(INSTALLED)
 	$(BIN)/nbdev_export
-	for notebook in $(NOTEBOOKS); do \
-	  OMP_NUM_THREADS=1 $(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.timeout=600 --ExecutePreprocessor.store_widget_state=False $$notebook || exit 1; \
-	done
+	OMP_NUM_THREADS=1 $(BIN)/python tools/execute_notebooks.py --flags "$(FLAGS)" $(NOTEBOOKS)
 	$(BIN)/nbdev_clean
 
 clean:

@@ -73,14 +73,14 @@ class PretrainConfig:
         if not 0 <= self.key_momentum <= 1: raise InputError(f'key_momentum is {self.key_momentum}, expected 0 to 1')
         if self.temperature <= 0: raise InputError(f'temperature is {self.temperature}, expected more than 0')
 
-# %% ../nbs/42_pretrain.ipynb #e91c796b
+# %% ../nbs/42_pretrain.ipynb #67256bce
 PRESETS = {
     'paper': PretrainConfig(),
     'demo': PretrainConfig(
-        epochs=20, batch_size=32, precision='bf16', queue_size=128, key_momentum=0.99,
+        epochs=24, batch_size=32, precision='bf16', queue_size=128, key_momentum=0.99,
         encoder=EncoderConfig(frames=32, channels=16, width=256, projector_norm=True),
         view=ViewConfig(crop_least=16, shear_amount=0.3),
-        optim=OptimConfig(name='adamw', lr=1e-3, weight_decay=1e-2, schedule='cosine', warmup=0.05)),
+        optim=OptimConfig(name='adamw', lr=5e-4, weight_decay=1e-2, schedule='cosine', warmup=0.05)),
 }
 
 # %% ../nbs/42_pretrain.ipynb #be171c07
