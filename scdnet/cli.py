@@ -95,7 +95,7 @@ def read_words(kind, words: Sequence[str], **options):
         sys.stderr.write(said.getvalue())
         raise
 
-# %% ../nbs/63_cli.ipynb #6b0edb45
+# %% ../nbs/63_cli.ipynb #7ea1340f
 @dataclass(frozen=True)
 class Synthesize:
     """Write raw recordings of a mannequin, as a Kinect would.
@@ -104,18 +104,25 @@ class Synthesize:
     """
 
     out: Path  # folder to make
-    format: Literal["ntu"] = "ntu"  # of the files: NTU RGB+D .skeleton text
+    format: Literal["ntu", "pku"] = "ntu"  # of the files: NTU RGB+D's, a clip each; PKU-MMD's, long videos with labels
+    part: Literal[1, 2] = 1  # pku: which part of PKU-MMD is imitated
     seed: int = 0  # the same seed gives the same bytes
     workers: int | None = None  # processes; None: one for each core
     overwrite: bool = False  # replace an existing folder
 
     def run(self) -> None:
-        from scdnet.synthetic import synthesize
+        common = {"seed": self.seed, "workers": self.workers, "overwrite": self.overwrite}
+        if self.format == "pku":
+            from scdnet.synthetic_pku import synthesize_pku
 
-        folder = synthesize(self.out, seed=self.seed, workers=self.workers, overwrite=self.overwrite)
-        show([("files", sum(1 for _ in folder.glob("*.skeleton"))), ("folder", folder)])
+            folder = synthesize_pku(self.out, part=self.part, **common)
+        else:
+            from scdnet.synthetic import synthesize
 
-# %% ../nbs/63_cli.ipynb #ada0f677
+            folder = synthesize(self.out, **common)
+        show([("files", sum(path.is_file() for path in folder.rglob("*"))), ("folder", folder)])
+
+# %% ../nbs/63_cli.ipynb #f47e60cd
 @dataclass(frozen=True)
 class Prepare:
     """Turn raw recordings into a store: select bodies, centre, turn.
@@ -125,17 +132,28 @@ class Prepare:
 
     sources: tyro.conf.Positional[tuple[Path, ...]]  # folders, zips or files, at least one
     out: Path  # folder of the new store
-    format: Literal["auto", "ntu", "nwucla"] = "auto"  # of the sources; auto looks at their names
+    format: Literal["auto", "ntu", "pku", "nwucla", "pyskl", "ctrgcn", "agcn", "folder"] = "auto"  # of the sources; auto looks at their names
     on_error: Literal["fail", "skip"] = "fail"  # a bad file ends the work, or is listed in skipped.csv and counted
     workers: int | None = None  # processes; None: one for each core
     overwrite: bool = False  # replace an existing store
+    labels: Path | None = None  # pku: folder or zip of the label files, if they are not among the sources
+    split_file: Path | None = None  # pku: the published list of training and test videos; None: the published rule
+    slicing: Literal["one-based", "zero-based"] | None = None  # pku: frames [start-1:end] (None: this) or [start:end]
+    long_clips: Literal["center", "first", "keep"] | None = None  # pku: of more than 300 frames, keep the middle 300 (None: this), the first, or all
+    empty_clips: Literal["drop", "keep"] | None = None  # pku: instances in which nobody is seen; None: drop
+    denoise: bool = False  # ntu: leave out bodies that are there too briefly or too wide to be a person
+    keep_missing: bool = False  # ntu: keep the clips on the published list of missing skeletons
+    renormalise: bool = False  # pyskl, ctrgcn, agcn, folder: select bodies, centre and turn; without it clips stay as they are
 
     def run(self) -> None:
         from scdnet.prepare import prepare
 
-        store = prepare(self.sources, self.out, format=self.format, on_error=self.on_error, workers=self.workers, overwrite=self.overwrite)
+        names = ("labels", "split_file", "slicing", "long_clips", "empty_clips", "denoise", "keep_missing", "renormalise")
+        options = {name: getattr(self, name) for name in names if getattr(self, name)}
+        store = prepare(self.sources, self.out, self.format, self.on_error, self.workers, self.overwrite, **options)
         source = store.meta["source"]
-        show([("clips", len(store)), ("left out, as published", source["left_out"]), ("skipped, bad files", source["skipped"]), ("store", self.out)])
+        show([("clips found", source["found"]), *((f"left out: {reason}", count) for reason, count in source["left_out"].items()),
+              ("skipped: bad, see skipped.csv", source["skipped"]), ("clips prepared", len(store)), ("store", self.out)])
 
 # %% ../nbs/63_cli.ipynb #63d868fe
 def describe(store) -> tuple[list[tuple], list[tuple]]:

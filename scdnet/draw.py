@@ -6,23 +6,29 @@
 __all__ = ['LEFT', 'RIGHT', 'MIDDLE', 'PALETTE', 'Picture', 'joint_colours', 'bone_colours', 'scene', 'project', 'as_clip',
            'rest_pose', 'pose', 'skeleton3d', 'strip', 'animate', 'heatmap', 'masked', 'curve', 'scatter']
 
-# %% ../nbs/60_draw.ipynb #d01cef20
+# %% ../nbs/60_draw.ipynb #825737fd
 import base64, hashlib, io, json
 import numpy as np
 import pandas as pd
 from matplotlib.collections import LineCollection
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
-from IPython.display import HTML
+from IPython.display import HTML, display
 
-# %% ../nbs/60_draw.ipynb #7fa45d62
+# %% ../nbs/60_draw.ipynb #84f3db43
 class Picture(Figure):
     "A matplotlib figure that a notebook shows when a cell ends with it, whatever the backend."
-    def _repr_png_(self):
-        out = io.BytesIO(); self.savefig(out, format='png', dpi=80); small = io.BytesIO()
-        Image.open(out).convert('RGB').quantize(48).save(small, format='png', optimize=True)    # 48 colours: a third of the bytes
-        return small.getvalue()
+    colours = 48                                               # in the PNG of a notebook: a third of the bytes; more where colours are numbers
+    def image(self)->Image.Image:
+        "The picture as pixels, for a notebook or to be put beside others."
+        out = io.BytesIO(); self.savefig(out, format='png', dpi=80, bbox_inches='tight', pad_inches=.05)
+        return Image.open(out).convert('RGB')
+    def _ipython_display_(self):                               # asked before pyplot's own formatter, which would draw it in another size
+        small = io.BytesIO(); self.image().quantize(self.colours).save(small, format='png', optimize=True)
+        display({'image/png': small.getvalue(), 'text/plain': str(self)}, raw=True)
 
 # %% ../nbs/60_draw.ipynb #df4d2163
 LEFT, RIGHT, MIDDLE = '#0072B2', '#D55E00', '#404040'      # Okabe-Ito blue and vermillion, dark grey
@@ -92,7 +98,7 @@ def _paint(axis, flat:np.ndarray, seen:np.ndarray, skeleton, hollow=None, size:f
             pick = there & (hollow == h)
             axis.scatter(*points[pick].T, s=size*(2.5 if h else 1), c='white' if h else dots[pick], edgecolors=dots[pick], linewidths=1, zorder=3, alpha=alpha)
 
-# %% ../nbs/60_draw.ipynb #9e9cd2fe
+# %% ../nbs/60_draw.ipynb #aea83472
 _BODY = {'spine base': (0, .95), 'hip centre': (0, .95), 'hip center': (0, .95), 'pelvis': (0, .95), 'spine mid': (0, 1.2), 'spine': (0, 1.2),
          'spine shoulder': (0, 1.42), 'shoulder centre': (0, 1.42), 'shoulder center': (0, 1.42), 'neck': (0, 1.5), 'head': (0, 1.66)}
 _SIDE = {'shoulder': (.18, 1.4), 'elbow': (.42, 1.22), 'wrist': (.62, 1.02), 'hand': (.7, .94), 'hand tip': (.78, .86), 'thumb': (.62, .87),
@@ -110,6 +116,10 @@ def rest_pose(skeleton)->np.ndarray:
     centre = np.eye(len(names)) - 1/len(names)
     value, vector = np.linalg.eigh(-.5*centre@steps**2@centre)                                 # classical scaling
     return vector[:, -2:][:, ::-1]*np.sqrt(np.maximum(value[-2:][::-1], 0))
+
+def _ticks(values:np.ndarray)->MaxNLocator:
+    "Ticks of a colour bar: whole numbers for whole numbers."
+    return MaxNLocator(nbins=6, integer=bool((np.asarray(values) % 1 == 0).all()))
 
 def pose(skeleton, points:np.ndarray|None=None, value:np.ndarray|None=None, title:str='', label:str='', up:str='y', azimuth:float=0.,
          elevation:float=0., names:bool=False, hollow:np.ndarray|None=None)->Figure:
@@ -135,14 +145,18 @@ def pose(skeleton, points:np.ndarray|None=None, value:np.ndarray|None=None, titl
             if np.issubdtype(value.dtype, np.integer):
                 for xy, v in zip(p, value):
                     if v: axis.annotate(str(v), xy, ha='center', va='center', fontsize=8, zorder=5, color='black' if v > value.mean() else 'white')
-        figure.colorbar(dots, ax=axis, label=label, shrink=.6)
+        figure.colours = 128
+        figure.colorbar(dots, ax=axis, label=label, shrink=.6, ticks=_ticks(value))
     if names:
+        joined = {j: [k for bone in skeleton.bones if j in bone for k in bone if k != j] for j in range(len(skeleton.joints))}
         for p in flat:
-            for j, xy in enumerate(p): axis.annotate(str(j), xy, (4, 3), textcoords='offset points', fontsize=7)
+            for j, (x, y) in enumerate(p):                                                     # away from the middle; at a limb's end, away from the limb
+                right = x >= (p[joined[j][0], 0] if len(joined[j]) == 1 else p[:, 0].mean())
+                axis.annotate(str(j), (x, y), (5 if right else -5, 2), textcoords='offset points', fontsize=7, ha='left' if right else 'right')
     axis.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect='equal', title=title, xlabel='across (m)', ylabel='height (m)')
     return figure
 
-# %% ../nbs/60_draw.ipynb #65e72f39
+# %% ../nbs/60_draw.ipynb #d3f2ef05
 def skeleton3d(points:np.ndarray, skeleton, title:str='', up:str='y', azimuth:float=-60., elevation:float=15., value:np.ndarray|None=None)->Figure:
     """One pose in a 3-D axis, metres.
 
@@ -166,10 +180,13 @@ def skeleton3d(points:np.ndarray, skeleton, title:str='', up:str='y', azimuth:fl
              xlabel='across (m)', ylabel='away (m)', zlabel='height (m)')
     axis.set_box_aspect(high - low, zoom=.85)
     axis.view_init(elevation, azimuth)
+    axis.tick_params(labelsize=8)
     axis.locator_params(nbins=3)
+    for line, a, b in zip((axis.xaxis, axis.yaxis, axis.zaxis), low, high):                    # one number where there is little room
+        if b - a < .5*(high - low).max(): line.set_ticks([round((a + b)/2, 1)])
     return figure
 
-# %% ../nbs/60_draw.ipynb #6cfa7635
+# %% ../nbs/60_draw.ipynb #af857fca
 def strip(clip:np.ndarray, skeleton, frames:int|list[int]=8, title:str='', up:str='y', azimuth:float=0., elevation:float=0.,
           mask:np.ndarray|None=None, height:float=1.9, unit:str='m')->Figure:
     """Frames of a clip side by side on one axis.
@@ -179,25 +196,28 @@ def strip(clip:np.ndarray, skeleton, frames:int|list[int]=8, title:str='', up:st
     clip : (T, V, C) or (T, M, V, C).
     frames : how many, evenly spaced, or which.
     mask : (T, V) bool, masked joints are drawn as rings.
-    height : of the figure, inches.
+    height : of the figure, inches; less where the strip would become wider than a page.
     """
     clip = as_clip(clip); T = len(clip)
     frames = np.unique(np.linspace(0, T - 1, frames).round().astype(int)) if isinstance(frames, int) else np.asarray(frames)
     flat, seen = project(clip, up, azimuth, elevation), (clip != 0).any(-1)
     low, high = _limits(flat, seen); step = high[0] - low[0]
-    scale = (height - .7)/(high[1] - low[1])                                        # inches per metre
-    figure = Picture(figsize=(max(2., step*scale*len(frames) + .8), height), layout='constrained'); axis = figure.subplots()
+    scale = min((height - .7)/(high[1] - low[1]), 8.8/(step*len(frames)))           # inches per metre; no strip is wider than a page
+    figure = Picture(figsize=(max(2., step*scale*len(frames) + .8), (high[1] - low[1])*scale + .7), layout='constrained'); axis = figure.subplots()
+    figure.colours = 24                                                             # three hues and their soft edges
     for i, t in enumerate(frames):
         _paint(axis, flat[t] + [i*step, 0], seen[t], skeleton, None if mask is None else mask[t], size=5)
+        if i and seen[:, 1:].any(): axis.axvline(low[0] + i*step, color='.85', linewidth=1, zorder=0)      # whose partner is whose
     axis.set(xlim=(low[0], low[0] + step*len(frames)), ylim=(low[1], high[1]), aspect='equal', title=title, xlabel='frame', ylabel=f'height ({unit})')
+    if up == '-y': axis.set_ylabel(f'y ({unit})'); axis.yaxis.set_major_formatter(lambda y, _: f'{-y:g}')    # as counted, from the top
     axis.set_xticks(low[0] + step*(np.arange(len(frames)) + .5), [str(t) for t in frames])
     axis.spines[['top', 'right']].set_visible(False)
     return figure
 
-# %% ../nbs/60_draw.ipynb #4a2c8216
-_PLAYER = """<div id="ID" style="font:13px sans-serif;color:#222;background:#fff;display:inline-block;padding:4px"><div class="s" style="display:flex;flex-wrap:wrap"></div>
+# %% ../nbs/60_draw.ipynb #02e2a126
+_PLAYER = """<div id="ID" style="font:13px sans-serif;color:#222;background:#fff;display:inline-block;padding:4px"><div class="s" style="display:flex;flex-wrap:wrap">An animation: it plays where scripts may run, in JupyterLab or a browser.</div>
 <div style="display:flex;gap:8px;align-items:center"><button aria-label="play or pause">&#10074;&#10074;</button><input type="range" min="0" value="0" aria-label="frame" style="flex:1"><span style="min-width:9em"></span></div></div>
-<script>(()=>{const D=DATA,root=document.getElementById("ID"),bt=root.querySelector("button"),sl=root.querySelector("input"),tx=root.querySelector("span"),box=root.querySelector(".s");
+<script>(()=>{const D=DATA,root=document.getElementById("ID"),bt=root.querySelector("button"),sl=root.querySelector("input"),tx=root.querySelector("span"),box=root.querySelector(".s");box.textContent="";
 const clips=D.clips.map(c=>{const b=atob(c.q),u=new Uint8Array(b.length);for(let i=0;i<b.length;i++)u[i]=b.charCodeAt(i);c.x=new Int16Array(u.buffer);
 const f=document.createElement("div");f.innerHTML="<div style='text-align:center'></div>";f.firstChild.textContent=c.title;const v=document.createElement("canvas"),r=window.devicePixelRatio||1;v.width=D.w*r;v.height=D.h*r;v.style.cssText="width:"+D.w+"px;height:"+D.h+"px;touch-action:none;cursor:grab;border:1px solid #ddd;margin:2px";f.appendChild(v);box.appendChild(f);
 c.g=v.getContext("2d");c.g.scale(r,r);v.onpointerdown=e=>{v.setPointerCapture(e.pointerId);drag=[e.clientX,e.clientY,az,el]};v.onpointermove=e=>{if(drag){az=drag[2]+(e.clientX-drag[0])/120;el=Math.max(-1.5,Math.min(1.5,drag[3]+(e.clientY-drag[1])/120));draw()}};v.onpointerup=()=>{drag=null};return c});
@@ -237,26 +257,27 @@ def animate(clips:np.ndarray|list[np.ndarray], skeleton, titles:list[str]|str=''
     name = 'clip-' + hashlib.sha1(payload.encode()).hexdigest()[:10]
     return HTML(_PLAYER.replace('ID', name).replace('DATA', payload))
 
-# %% ../nbs/60_draw.ipynb #6d855b39
+# %% ../nbs/60_draw.ipynb #ce35b65c
 def heatmap(matrices:np.ndarray|dict, skeleton=None, title:str='', label:str='', cmap:str='viridis')->Figure:
     """Joint-by-joint matrices as heat maps side by side, at one colour scale each.
 
     Parameters
     ----------
-    matrices : (V, V), or a dict of name -> (V, V).
+    matrices : (V, V), or a dict of name -> (V, V); rows are where a step begins, columns where it ends.
     skeleton : writes joint names on the rows of the first.
     """
     matrices = matrices if isinstance(matrices, dict) else {title: matrices}
     figure = Picture(figsize=(1.2 + 3.3*len(matrices), 3.8), layout='constrained'); axes = figure.subplots(1, len(matrices), squeeze=False)[0]
+    figure.colours = 128
     for i, (axis, (name, matrix)) in enumerate(zip(axes, matrices.items())):
         image = axis.imshow(np.asarray(matrix), cmap=cmap, interpolation='nearest')
-        figure.colorbar(image, ax=axis, shrink=.75, label=label)
+        figure.colorbar(image, ax=axis, shrink=.75, label=label if i == len(matrices) - 1 else '', ticks=_ticks(np.asarray(matrix)))
         axis.set(title=name, xlabel='to joint', ylabel='from joint' if i == 0 else '')
         if skeleton is not None and i == 0: axis.set_yticks(range(len(skeleton.joints)), skeleton.joints, fontsize=6)
     if len(matrices) > 1: figure.suptitle(title)
     return figure
 
-# %% ../nbs/60_draw.ipynb #057df3c2
+# %% ../nbs/60_draw.ipynb #c6ad2a01
 def masked(clip:np.ndarray, skeleton, spatial:np.ndarray|None=None, temporal:np.ndarray|None=None, frames:int=8, title:str='', up:str='y',
            azimuth:float=0., elevation:float=0.)->Figure:
     """A clip under a spatial and a temporal mask.
@@ -278,8 +299,10 @@ def masked(clip:np.ndarray, skeleton, spatial:np.ndarray|None=None, temporal:np.
     for i, t in enumerate(shown): _paint(top, flat[t] + [i*step, 0], seen[t], skeleton, grid[:, t], size=6, alpha=.5 if temporal[t] else 1.)
     top.set(xlim=(low[0], low[0] + step*frames), ylim=(low[1], high[1]), aspect='equal', ylabel='height (m)', title=title)
     top.set_xticks(low[0] + step*(np.arange(frames) + .5), [str(t) for t in shown])
-    bottom.imshow(grid, aspect='auto', cmap=ListedColormap(['#56B4E9', 'white']), interpolation='nearest', vmin=0, vmax=1)
-    bottom.set(xlabel='frame', xlim=(-.5, T - .5)); bottom.set_yticks(range(V), skeleton.joints, fontsize=6)
+    sight = dict(visible='#56B4E9', hidden='white')
+    bottom.imshow(grid, aspect='auto', cmap=ListedColormap(list(sight.values())), interpolation='nearest', vmin=0, vmax=1)
+    bottom.set(xlabel='frame', xlim=(-.5, T - .5)); bottom.set_yticks(range(V), skeleton.joints, fontsize=7)
+    figure.legend(handles=[Patch(facecolor=c, edgecolor='grey', label=name) for name, c in sight.items()], loc='outside lower right', ncols=2, frameon=False, fontsize=8)
     return figure
 
 # %% ../nbs/60_draw.ipynb #79bd9143

@@ -153,7 +153,7 @@ def fit_probe(x:Tensor, y:Tensor, x_test:Tensor, y_test:Tensor, classes:int, con
         test_top1.append(accuracy(scores, y_test))
     return Probe(scores, test_top1, lr)
 
-# %% ../nbs/50_linear.ipynb #aac250fb
+# %% ../nbs/50_linear.ipynb #e4a96a48
 def hold_out(labels:np.ndarray, subjects:np.ndarray|None, share:float, seed:int)->np.ndarray:
     """Mask (n,) of the clips held out of a training side: whole subjects where there are three or more, else a stratified share.
 
@@ -196,7 +196,7 @@ def linear_probe(x:Tensor, store:SkeletonStore, split:str, config:LinearConfig=L
     InputError : if the split is not in the store.
     """
     train, test = store.split(split)
-    labels, classes = torch.from_numpy(store.labels), len(store.classes)
+    labels, classes = torch.tensor(store.labels), len(store.classes)
     lr = config.lr
     if lr is None:
         subjects = store.clips['subject'].to_numpy()[train] if 'subject' in store.clips else None

@@ -11,7 +11,7 @@ import numpy as np
 from .files import InputError
 from .skeleton import Skeleton
 
-# %% ../nbs/16_preprocess.ipynb #5cf6d4e2
+# %% ../nbs/16_preprocess.ipynb #9f08decc
 def body_energy(frames: np.ndarray) -> np.ndarray:
     """Sum over the axes of the standard deviation of a body's coordinates over its non-empty frames and all joints.
 
@@ -27,7 +27,8 @@ def body_energy(frames: np.ndarray) -> np.ndarray:
     seen = frames.any(axis=(2, 3))
     energy = np.zeros(frames.shape[1])
     for body in np.flatnonzero(seen.any(axis=0)):
-        energy[body] = frames[seen[:, body], body].reshape(-1, frames.shape[3]).astype(np.float64).std(axis=0).sum()
+        there = frames[seen[:, body], body]
+        energy[body] = sum(there[..., axis].std(dtype=np.float64) for axis in range(frames.shape[3]))
     return energy
 
 
@@ -46,8 +47,9 @@ def select_bodies(frames: np.ndarray, persons: int = 2) -> np.ndarray:
     (T, persons, V, C), the same type. Source: published NTU preparation ("official").
     """
     order = np.argsort(-body_energy(frames), kind="stable")[:persons]
-    kept = frames[:, order]
-    return np.pad(kept, ((0, 0), (0, persons - kept.shape[1]), (0, 0), (0, 0)))
+    kept = np.zeros((len(frames), persons, *frames.shape[2:]), frames.dtype)
+    kept[:, : len(order)] = frames[:, order]
+    return kept
 
 # %% ../nbs/16_preprocess.ipynb #58620100
 def close_leading_gap(frames: np.ndarray) -> np.ndarray:

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'OptimConfig', 'PretrainConfig', 'learning_rate', 'seed_of', 'epoch_order', 'build_model', 'find_device',
-           'build_optimizer', 'Pretraining', 'describe', 'read_config', 'pretrain', 'save_encoder', 'load_encoder',
-           'run_config', 'untrained_encoder']
+           'build_optimizer', 'Batches', 'write_state', 'read_state', 'Pretraining', 'describe', 'read_config',
+           'pretrain', 'save_encoder', 'load_encoder', 'run_config', 'untrained_encoder']
 
 # %% ../nbs/42_pretrain.ipynb #9d8fd5d7
 import json
@@ -128,7 +128,67 @@ def build_optimizer(config:OptimConfig, model:MomentumContrast)->torch.optim.Opt
     if config.name == 'adamw': return torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay, foreach=True)
     return torch.optim.SGD(parameters, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay, foreach=True)
 
-# %% ../nbs/42_pretrain.ipynb #74521742
+# %% ../nbs/42_pretrain.ipynb #e9a77f84
+class Batches:
+    """The clips of a run: which come in a step, and their two views.
+
+    Parameters
+    ----------
+    config : batch size, seed, stream, views and frames.
+    store : the clips.
+    train : (n,) indices of the training clips in the store.
+    device : where the views are made.
+
+    Raises
+    ------
+    InputError : if there are fewer clips than one batch holds.
+    """
+
+    def __init__(self, config:PretrainConfig, store:SkeletonStore, train:np.ndarray, device:torch.device):
+        if len(train) < config.batch_size:
+            raise InputError(f'batch_size is {config.batch_size}, but {store.path} has only {len(train)} training clips')
+        self.config, self.skeleton, self.clips, self.epoch_steps = config, store.skeleton, len(train), len(train) // config.batch_size
+        self.frames = torch.from_numpy(np.array(store.frames)).to(device)                  # (F, M, V, C), all clips
+        self.starts, self.lengths = torch.from_numpy(store.starts[train]), torch.from_numpy(store.lengths[train])
+
+    def __call__(self, step:int)->tuple[np.ndarray, Tensor, Tensor]:
+        """Indices into `train` and the two views (N, C, T, V, M) of a step."""
+        config, (epoch, place) = self.config, divmod(step, self.epoch_steps)
+        chosen = epoch_order(self.clips, config.batch_size, config.seed, epoch)[place]
+        generator = torch.Generator().manual_seed(seed_of(config.seed, step, 3))
+        pair = [views(self.frames, self.starts[chosen], self.lengths[chosen], self.skeleton, config.view, generator, config.stream,
+                      config.encoder.frames) for _ in range(2)]
+        return chosen, *pair
+
+# %% ../nbs/42_pretrain.ipynb #def09f2d
+def write_state(path:Path, model:MomentumContrast, optimizer:torch.optim.Optimizer, **numbers:object)->None:
+    """Write a checkpoint folder, whole or not at all: model and optimiser in safetensors, `numbers` and digests in `state.json`."""
+    with new_folder(path, overwrite=True) as new:
+        save_file(model.state_dict(), new / 'model.safetensors')
+        state = optimizer.state_dict()['state']
+        save_file({f'{i}.{name}': value for i, values in state.items() for name, value in values.items() if value is not None},
+                  new / 'optimizer.safetensors')
+        digests = {name: digest(new / name) for name in ('model.safetensors', 'optimizer.safetensors')}
+        write_json(new / 'state.json', {**numbers, 'digests': digests})
+
+
+def read_state(path:Path, model:MomentumContrast, optimizer:torch.optim.Optimizer)->dict|None:
+    """Load a checkpoint into `model` and `optimizer`; returns its numbers, or None, with nothing loaded, where it is not whole."""
+    try:
+        numbers = json.loads((path / 'state.json').read_text())
+        if any(digest(path / name) != value for name, value in numbers['digests'].items()): return None
+    except (OSError, ValueError, KeyError):
+        return None
+    model.load_state_dict(load_file(path / 'model.safetensors'))
+    flat, whole = load_file(path / 'optimizer.safetensors'), optimizer.state_dict()
+    whole['state'] = {}
+    for name, value in flat.items():
+        i, key = name.split('.', 1)
+        whole['state'].setdefault(int(i), {})[key] = value
+    optimizer.load_state_dict(whole)
+    return numbers
+
+# %% ../nbs/42_pretrain.ipynb #3ebe47d8
 class Pretraining:
     """State of a run: model, optimiser, steps taken.
 
@@ -144,14 +204,11 @@ class Pretraining:
     """
 
     def __init__(self, config:PretrainConfig, store:SkeletonStore, train:np.ndarray):
-        if len(train) < config.batch_size:
-            raise InputError(f'batch_size is {config.batch_size}, but {store.path} has only {len(train)} training clips')
-        self.config, self.store, self.train, self.device = config, store, train, find_device(config.device)
-        self.model = build_model(config, store.skeleton, store.persons, store.coords).to(self.device).train()
+        self.config, self.store, self.train, device = config, store, train, find_device(config.device)
+        self.batches = Batches(config, store, train, device)
+        self.model = build_model(config, store.skeleton, store.persons, store.coords).to(device).train()
         self.optimizer = build_optimizer(config.optim, self.model)
-        self.frames = torch.from_numpy(np.array(store.frames)).to(self.device)             # (F, M, V, C), all clips
-        self.starts, self.lengths = torch.from_numpy(store.starts[train]), torch.from_numpy(store.lengths[train])
-        self.epoch_steps, self.steps_done, self.sums = len(train) // config.batch_size, 0, np.zeros(2)
+        self.epoch_steps, self.steps_done, self.sums = self.batches.epoch_steps, 0, np.zeros(2)     # sums of loss and accuracy in this epoch
         self.steps = self.epoch_steps * config.epochs
         if config.compile:
             self.model.query.compile()
@@ -162,15 +219,6 @@ class Pretraining:
         """Whole epochs done."""
         return self.steps_done // self.epoch_steps
 
-    def batch(self)->tuple[np.ndarray, Tensor, Tensor]:
-        """Indices into `train` and the two views (N, C, T, V, M) of the next step."""
-        epoch, place = divmod(self.steps_done, self.epoch_steps)
-        chosen = epoch_order(len(self.train), self.config.batch_size, self.config.seed, epoch)[place]
-        generator = torch.Generator().manual_seed(seed_of(self.config.seed, self.steps_done, 3))
-        pair = [views(self.frames, self.starts[chosen], self.lengths[chosen], self.store.skeleton, self.config.view, generator,
-                      self.config.stream, self.config.encoder.frames) for _ in range(2)]
-        return chosen, *pair
-
     def step(self)->tuple[float, float]:
         """One optimiser step; returns loss (nats) and contrastive accuracy.
 
@@ -178,7 +226,7 @@ class Pretraining:
         ------
         FloatingPointError : if the loss is not finite; names the step and the clips.
         """
-        chosen, view_q, view_k = self.batch()
+        chosen, view_q, view_k = self.batches(self.steps_done)
         torch.manual_seed(seed_of(self.config.seed, self.steps_done, 4))                   # for dropout
         for group in self.optimizer.param_groups: group['lr'] = learning_rate(self.config.optim, self.steps_done / self.steps)
         result = self.model(view_q, view_k)
@@ -196,13 +244,7 @@ class Pretraining:
     def save(self, folder:Path)->Path:
         """Write a checkpoint below `folder`, whole or not at all, and keep the last two."""
         path = folder / f'step-{self.steps_done:08d}'
-        with new_folder(path, overwrite=True) as new:
-            save_file(self.model.state_dict(), new / 'model.safetensors')
-            state = self.optimizer.state_dict()
-            save_file({f'{i}.{name}': value for i, values in state['state'].items() for name, value in values.items()
-                       if value is not None}, new / 'optimizer.safetensors')
-            digests = {name: digest(new / name) for name in ('model.safetensors', 'optimizer.safetensors')}
-            write_json(new / 'state.json', {'steps_done': self.steps_done, 'sums': self.sums.tolist(), 'digests': digests})
+        write_state(path, self.model, self.optimizer, steps_done=self.steps_done, sums=self.sums.tolist())
         for old in sorted(folder.glob('step-*'))[:-2]:
             shutil.rmtree(old)
         return path
@@ -210,20 +252,9 @@ class Pretraining:
     def load(self, folder:Path)->bool:
         """Continue the newest whole checkpoint below `folder`; False where there is none."""
         for path in sorted(folder.glob('step-*'), reverse=True):
-            try:
-                state = json.loads((path / 'state.json').read_text())
-                if any(digest(path / name) != value for name, value in state['digests'].items()): continue
-            except (OSError, ValueError, KeyError):
-                continue
-            self.model.load_state_dict(load_file(path / 'model.safetensors'))
-            flat, whole = load_file(path / 'optimizer.safetensors'), self.optimizer.state_dict()
-            whole['state'] = {}
-            for name, value in flat.items():
-                i, key = name.split('.', 1)
-                whole['state'].setdefault(int(i), {})[key] = value
-            self.optimizer.load_state_dict(whole)
-            self.steps_done, self.sums = state['steps_done'], np.array(state['sums'])
-            return True
+            if state := read_state(path, self.model, self.optimizer):
+                self.steps_done, self.sums = state['steps_done'], np.array(state['sums'])
+                return True
         return False
 
 # %% ../nbs/42_pretrain.ipynb #666d7149

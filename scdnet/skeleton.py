@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['NTU25', 'KINECT20', 'Skeleton', 'adjacency', 'adjacency_power', 'graph_subsets']
 
-# %% ../nbs/10_skeleton.ipynb #014ef72a
+# %% ../nbs/10_skeleton.ipynb #ae899ec0
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from operator import index as as_int
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:                # the processes that read files get by without PyTorch and its 200 MB, so it is imported where it is used
+    from torch import Tensor
 
 from .files import InputError
 
@@ -171,8 +172,8 @@ KINECT20 = Skeleton(
     lateral=(8, 4),
 )
 
-# %% ../nbs/10_skeleton.ipynb #872301a9
-def adjacency(skeleton: Skeleton, loops: bool = True) -> Tensor:
+# %% ../nbs/10_skeleton.ipynb #990dfac5
+def adjacency(skeleton: Skeleton, loops: bool = True) -> "Tensor":
     """Adjacency matrix P of the undirected bones (paper, Sec. 3.4).
 
     Parameters
@@ -184,13 +185,15 @@ def adjacency(skeleton: Skeleton, loops: bool = True) -> Tensor:
     -------
     (V, V) float tensor of zeros and ones, symmetric.
     """
+    import torch
+
     P = torch.eye(skeleton.num_joints) if loops else torch.zeros(skeleton.num_joints, skeleton.num_joints)
     for child, parent in skeleton.bones:
         P[child, parent] = P[parent, child] = 1
     return P
 
-# %% ../nbs/10_skeleton.ipynb #58324965
-def adjacency_power(skeleton: Skeleton, n: int = 2) -> Tensor:
+# %% ../nbs/10_skeleton.ipynb #638801b1
+def adjacency_power(skeleton: Skeleton, n: int = 2) -> "Tensor":
     """Number of walks of `n` steps between any two joints, D = P^n (paper, Sec. 3.4).
 
     Parameters
@@ -209,10 +212,12 @@ def adjacency_power(skeleton: Skeleton, n: int = 2) -> Tensor:
     """
     if n < 0:
         raise InputError(f"adjacency_power: n is {n}, expected 0 or more")
+    import torch
+
     return torch.linalg.matrix_power(adjacency(skeleton).double(), n).float()
 
-# %% ../nbs/10_skeleton.ipynb #c38ecf7e
-def graph_subsets(skeleton: Skeleton) -> Tensor:
+# %% ../nbs/10_skeleton.ipynb #3b8a5d54
+def graph_subsets(skeleton: Skeleton) -> "Tensor":
     """The three neighbour subsets of the graph convolution (paper, Eq. 2; official weights).
 
     A row receives: `subsets[s, u, v]` is the share of joint v in what joint u gets through subset s.
@@ -226,6 +231,8 @@ def graph_subsets(skeleton: Skeleton) -> Tensor:
     (3, V, V) float tensor: self, inward (a parent receives from its children), outward (a child from its parents);
     each column of the last two sums to 1, or to 0 where nothing is sent.
     """
+    import torch
+
     inward = torch.zeros(skeleton.num_joints, skeleton.num_joints)
     for child, parent in skeleton.bones:
         inward[parent, child] = 1

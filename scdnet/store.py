@@ -35,7 +35,7 @@ def npy_header(shape: tuple[int, ...]) -> bytes:
         raise ValueError(f"shape {shape} is too long for a header of {HEADER} bytes")
     return magic + text.ljust(HEADER - 11) + b"\n"
 
-# %% ../nbs/18_store.ipynb #76d35c2c
+# %% ../nbs/18_store.ipynb #38662da5
 class StoreWriter:
     """Append clips to a store in an existing empty folder, then `finish`. Constant memory but for the table of clips.
 
@@ -76,8 +76,20 @@ class StoreWriter:
         self.names.add(name)
         self.frames += len(numbers)
 
-    def finish(self, classes: Sequence[str], splits: str | Mapping, source: Mapping, preparation: Mapping) -> None:
-        """Complete the header and write `clips.csv` and `meta.json`. `splits` as in `SkeletonStore.from_arrays`."""
+    def finish(self, classes: Sequence[str], rule: str | None, lists: Mapping, source: Mapping, preparation: Mapping) -> None:
+        """Complete the header and write `clips.csv` and `meta.json`.
+
+        Parameters
+        ----------
+        classes
+            Class names, by label.
+        rule
+            Name of a rule set of `scdnet.splits`, or None.
+        lists
+            {split: (names of training clips, names of test clips)}; goes before the rule. Names that are not there are left out.
+        source, preparation
+            For the record: where the clips come from, and what was done to them.
+        """
         self._file.seek(0)
         self._file.write(npy_header((self.frames, *self.shape)))
         self._file.close()
@@ -86,20 +98,18 @@ class StoreWriter:
         write_json(self.folder / "meta.json", {
             "format": "scdnet store", "version": VERSION, "scdnet": scdnet.__version__,
             "clips": len(self.rows), "frames": self.frames, "persons": self.shape[0], "coords": self.shape[2],
-            "source": dict(source), "preparation": dict(preparation), "splits": _splits_to_json(splits),
+            "source": dict(source), "preparation": dict(preparation), "splits": self._splits(rule, lists),
             "classes": list(classes), "skeleton": self.skeleton.to_dict(), "digest": self._hash.hexdigest()})
+
+    def _splits(self, rule: str | None, lists: Mapping) -> dict:
+        sides = {split: dict(zip(("train", "test"), ([n for n in side if n in self.names] for side in both))) for split, both in lists.items()}
+        return ({} if rule is None else {"rule": rule}) | ({"lists": sides} if sides or rule is None else {})
 
     def close(self) -> None:
         """Let go of the file; harmless after `finish`."""
         self._file.close()
 
-
-def _splits_to_json(splits: str | Mapping) -> dict:
-    if isinstance(splits, str):
-        return {"rule": splits}
-    return {"lists": {name: {"train": list(train), "test": list(test)} for name, (train, test) in splits.items()}}
-
-# %% ../nbs/18_store.ipynb #b43bbf80
+# %% ../nbs/18_store.ipynb #d340a29a
 class SkeletonStore:
     """A prepared data set in a folder, memory-mapped. Make one with `scdnet.prepare` or `from_arrays`.
 
@@ -212,11 +222,11 @@ class SkeletonStore:
 
     def _split_names(self) -> list[str]:
         splits = self.meta["splits"]
-        return list(RULES[splits["rule"]]) if "rule" in splits else list(splits["lists"])
+        return list(dict.fromkeys([*RULES.get(splits.get("rule"), ()), *splits.get("lists", ())]))
 
     def _sides(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         splits = self.meta["splits"]
-        if "rule" in splits:
+        if name not in splits.get("lists", ()):
             train = train_side(self.clips, splits["rule"], name)
             return np.flatnonzero(train), np.flatnonzero(~train)
         position = {clip: i for i, clip in enumerate(self.names)}
@@ -261,19 +271,19 @@ class SkeletonStore:
         names = [f"clip{i:06d}" for i in range(len(clips))] if names is None else [str(name) for name in names]
         labels, classes = _check_labels(labels, classes, len(clips))
         columns = _check_columns(columns or {}, len(clips))
-        splits = _check_splits({} if splits is None else splits, names, len(clips))
+        rule, lists = _check_splits({} if splits is None else splits, names, len(clips))
         with new_folder(path, overwrite) as folder:
             writer = StoreWriter(folder, skeleton, persons=max(c.shape[1] for c in clips), coords=clips[0].shape[3])
             try:
                 for i, clip in enumerate(clips):
                     padded = np.pad(clip, ((0, 0), (0, writer.shape[0] - clip.shape[1]), (0, 0), (0, 0)))
                     writer.append(names[i], padded, labels[i], **{key: values[i] for key, values in columns.items()})
-                writer.finish(classes, splits, {"format": "arrays"}, {})
+                writer.finish(classes, rule, lists, {"format": "arrays"}, {})
             finally:
                 writer.close()
         return cls.open(path)
 
-# %% ../nbs/18_store.ipynb #62cd9b6b
+# %% ../nbs/18_store.ipynb #7207390c
 def _read_meta(path: Path) -> dict:
     """`meta.json`, with the fields that `open` needs checked."""
     if not path.is_dir():
@@ -334,11 +344,9 @@ def _read_clips(path: Path, meta: dict) -> pd.DataFrame:
 
 
 def _check_recorded_splits(file: Path, splits: dict, names: set[str]) -> None:
-    """The splits of `meta.json` must be a known rule set, or lists of clips that are there."""
-    if splits.keys() == {"rule"} and splits["rule"] in RULES:
-        return
-    lists = splits.get("lists")
-    if not isinstance(lists, dict):
+    """The splits of `meta.json` must be a known rule set, lists of clips that are there, or both."""
+    rule, lists = splits.get("rule"), splits.get("lists", {})
+    if not splits or splits.keys() - {"rule", "lists"} or rule is not None and rule not in RULES or not isinstance(lists, dict):
         raise InputError(f"{file}: field 'splits' is {str(splits)[:60]}, expected a rule ({', '.join(RULES)}) or lists")
     for split, sides in lists.items():
         if not isinstance(sides, dict) or sides.keys() != {"train", "test"} or not all(isinstance(side, list) for side in sides.values()):
@@ -354,7 +362,7 @@ def _frames_digest(path: Path) -> str:
         file.seek(HEADER)
         return hashlib.file_digest(file, "sha256").hexdigest()
 
-# %% ../nbs/18_store.ipynb #f6faeb11
+# %% ../nbs/18_store.ipynb #ccdf2d3a
 def _as_clip(clip: np.ndarray, index: int) -> np.ndarray:
     """One of the user's clips as (T, M, V, C)."""
     clip = np.asarray(clip)
@@ -385,13 +393,13 @@ def _check_columns(columns: Mapping[str, Sequence[int]], count: int) -> dict[str
     return {key: np.asarray(values).tolist() for key, values in columns.items()}
 
 
-def _check_splits(splits: str | Mapping, names: list[str], count: int) -> str | dict:
+def _check_splits(splits: str | Mapping, names: list[str], count: int) -> tuple[str | None, dict]:
     if len(names) != count:
         raise InputError(f"names: {len(names)} given, expected {count}, one for each clip")
     if isinstance(splits, str):
         if splits not in RULES:
             raise InputError(f"splits: rule set {splits!r} is unknown, expected one of {', '.join(RULES)} or lists of names")
-        return splits
+        return splits, {}
     known, checked = set(names), {}
     for split, sides in splits.items():
         train, test = ([str(name) for name in side] for side in sides)
@@ -401,4 +409,4 @@ def _check_splits(splits: str | Mapping, names: list[str], count: int) -> str | 
         if len({*train, *test}) < len(train) + len(test):
             raise InputError(f"split {split!r}: a clip is listed twice, expected each at most once and on one side")
         checked[str(split)] = (train, test)
-    return checked
+    return None, checked

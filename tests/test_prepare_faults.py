@@ -1,28 +1,43 @@
 """What a notebook tests badly: `prepare` that is interrupted or killed, and its memory."""
 import os
+import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 import zipfile
+from pathlib import Path
 
 import pytest
 
+from scdnet.store import SkeletonStore
 from scdnet.synthetic import perform, skeleton_text
 
 PROGRAM = "import sys; from scdnet.prepare import prepare; prepare(sys.argv[1], sys.argv[2], workers=2, progress=False)"
+KILLS = int(os.environ.get("SCDNET_KILLS", 5))
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
+
+
+def zip_of(path, clips):
+    """A zip of clips with the same content under different names."""
+    content = skeleton_text(perform(7)).encode()
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file:
+        for i in range(clips):
+            file.writestr(f"S{i // 500 + 1:03}C001P{i // 50 % 10 + 1:03}R001A{i % 50 + 1:03}.skeleton", content)
+    return path
 
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory):
-    """A zip of 2 000 clips with the same content under different names: some seconds of work."""
-    path = tmp_path_factory.mktemp("raw") / "raw.zip"
-    content = skeleton_text(perform(7)).encode()
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file:
-        for i in range(2000):
-            file.writestr(f"S{i // 500 + 1:03}C001P{i // 50 % 10 + 1:03}R001A{i % 50 + 1:03}.skeleton", content)
-    return path
+    """2 000 clips: some seconds of work."""
+    return zip_of(tmp_path_factory.mktemp("raw") / "raw.zip", 2000)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """100 clips: a fraction of a second."""
+    return zip_of(tmp_path_factory.mktemp("small") / "raw.zip", 100)
 
 
 def start(archive, out):
@@ -69,3 +84,86 @@ def test_interrupt_leaves_nothing(archive, tmp_path):
     error = process.communicate(timeout=30)[1].decode()
     assert error.count("Traceback") == 1 and "KeyboardInterrupt" in error
     assert not group(process) and os.listdir(tmp_path) == []
+
+
+def open_whole(out, digest):
+    """Whether there is a store; if so, it is the one expected."""
+    assert not out.exists() or SkeletonStore.open(out, check_digest=True).digest == digest
+    return out.exists()
+
+
+@linux
+def test_killed_at_any_moment_a_store_is_whole_or_not_there(small, tmp_path):
+    """Kills from the first trace of work to some time after the last. SCDNET_KILLS=30 tries harder."""
+    out, moment = tmp_path / "store", random.Random(0)
+    command, took = [sys.executable, "-c", PROGRAM, str(small), str(out)], 0.0
+
+    def begin():
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        while not any(path not in before for path in tmp_path.iterdir()):
+            time.sleep(0.001)
+        return process, time.perf_counter()
+
+    before = set()
+    process, began = begin()
+    assert process.wait() == 0
+    took, digest = time.perf_counter() - began, SkeletonStore.open(out).digest
+    for _ in range(KILLS):
+        shutil.rmtree(out, ignore_errors=True)
+        before = set(tmp_path.iterdir())                       # what earlier kills have left
+        process, _ = begin()
+        time.sleep(moment.uniform(0, 1.1 * took))
+        process.kill()
+        process.wait()
+        open_whole(out, digest)
+    shutil.rmtree(out, ignore_errors=True)
+    subprocess.run(command, check=True)
+    assert open_whole(out, digest)
+    assert all(path == out or path.match(".store.*.partial") for path in tmp_path.iterdir())
+
+
+RENAMED = """import os, signal, sys
+from scdnet.prepare import prepare
+rename, count = os.rename, 0
+def deadly(old, new):
+    global count
+    count += 1
+    if count == {number} and {before}: os.kill(os.getpid(), signal.SIGKILL)
+    rename(old, new)
+    if count == {number}: os.kill(os.getpid(), signal.SIGKILL)
+os.rename = deadly
+prepare(sys.argv[1], sys.argv[2], workers=1, overwrite={overwrite}, progress=False)"""
+
+
+@linux
+@pytest.mark.parametrize("overwrite, number, before, there", [(False, 1, True, False), (False, 1, False, True), (True, 1, True, True), (True, 1, False, False),
+                                                              (True, 2, True, False), (True, 2, False, True)])
+def test_killed_at_a_rename(overwrite, number, before, there, tmp_path):
+    """Also where a store is replaced: the old one, the new one, or none for a moment. In that moment both lie beside it, whole."""
+    old, new, out = zip_of(tmp_path / "old.zip", 2), zip_of(tmp_path / "new.zip", 3), tmp_path / "store"
+    if overwrite:
+        subprocess.run([sys.executable, "-c", PROGRAM, old, out], check=True)
+    program = RENAMED.format(number=number, before=before, overwrite=overwrite)
+    assert subprocess.run([sys.executable, "-c", program, new, out]).returncode == -signal.SIGKILL
+    assert out.exists() == there
+    stores = [SkeletonStore.open(path, check_digest=True) for path in tmp_path.glob("*store*") if path.is_dir()]
+    assert stores and {len(store) for store in stores} <= {2, 3}
+    subprocess.run([sys.executable, "-c", PROGRAM.replace("progress", "overwrite=True, progress"), new, out], check=True)
+    assert len(SkeletonStore.open(out, check_digest=True)) == 3
+
+
+@linux
+def test_memory_of_all_processes_stays_below_600_mb(archive, tmp_path):
+    """Resident memory, shared pages counted for each process. tools/measure_prepare.py compares 500 clips with 20 000."""
+    process = subprocess.Popen([sys.executable, "-c", PROGRAM, str(archive), str(tmp_path / "store")], start_new_session=True)
+    peak = 0
+    while process.poll() is None:
+        pages = []
+        for pid in group(process):
+            try:
+                pages.append(int(Path(f"/proc/{pid}/statm").read_text().split()[1]))
+            except OSError:
+                pass                                           # it has ended meanwhile
+        peak = max(peak, sum(pages) * os.sysconf("SC_PAGE_SIZE"))
+        time.sleep(0.05)
+    assert process.returncode == 0 and 50e6 < peak < 600e6, peak

@@ -125,7 +125,7 @@ def _members(path: str) -> list[Entry]:
             raise InputError(f"{path}: member {name!r} points outside the archive, expected plain names")
     return [Entry(path, name) for name in names if not _junk(name)]
 
-# %% ../../nbs/12_formats.ipynb #424a83e6
+# %% ../../nbs/12_formats.ipynb #901de608
 @dataclass
 class Clip:
     """One recorded action. Numbers that a data set does not have are -1."""
@@ -146,8 +146,9 @@ class LeftOut:
     name: str
     source: str
     reason: str
+    bad: bool = False      # True: something is wrong with it; False: a rule of the preparation leaves it out
 
-# %% ../../nbs/12_formats.ipynb #d5f93968
+# %% ../../nbs/12_formats.ipynb #cd058768
 @dataclass
 class Scan:
     """What a format found in its sources."""
@@ -155,10 +156,13 @@ class Scan:
     tasks: list                          # pieces of work, each with `.name` and `.label`; cheap to send to a process
     skeleton: Skeleton
     classes: list[str]                   # class names, by label
-    splits: str | dict                   # the name of a rule in `scdnet.splits`, or {split: (train names, test names)}
     persons: int                         # M, bodies kept in each clip
     coords: int = 3                      # C, coordinates of a joint
+    rule: str | None = None              # name of a rule set in `scdnet.splits`
+    lists: dict = field(default_factory=dict)   # {split: (names of training clips, names of test clips)}; goes before the rule
     normalise: bool = True               # select bodies, centre and turn, as `scdnet.preprocess` does
+    keep_empty: bool = False             # clips in which nobody is seen enter as zeros; else they are bad
+    at_once: int = 16                    # tasks sent to a process together; fewer where a task gives many clips
     left_out: list[LeftOut] = field(default_factory=list)   # known beforehand not to be wanted
     options: dict = field(default_factory=dict)             # choices of this format, for the record
 
@@ -171,7 +175,7 @@ class Format:
     expects: str                                   # in words, for messages
     recognise: Callable[[Entry], bool]
     scan: Callable[..., Scan]
-    read: Callable[[Entry], list]                  # of Clip and LeftOut
+    read: Callable[[object], list]                 # a task -> its clips, each a Clip or a LeftOut
 
 # %% ../../nbs/12_formats.ipynb #47141f1f
 def class_names(dataset: str) -> list[str]:
