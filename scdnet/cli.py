@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['YOURS', 'WORLDS', 'PROTOCOLS', 'COMMANDS', 'DESCRIPTION', 'outcome', 'terminable', 'show', 'read_words', 'Synthesize',
-           'Prepare', 'describe', 'Inspect', 'Pretrain', 'read_metrics', 'parse_pretrain', 'Evaluate', 'Linear', 'Knn',
+           'Prepare', 'Inspect', 'Pretrain', 'read_metrics', 'parse_pretrain', 'Evaluate', 'Linear', 'Knn',
            'refuse_existing', 'Embed', 'ImportOfficial', 'Demo', 'choose', 'parse', 'main']
 
 # %% ../nbs/63_cli.ipynb #35c85af5
@@ -155,38 +155,31 @@ class Prepare:
         show([("clips found", source["found"]), *((f"left out: {reason}", count) for reason, count in source["left_out"].items()),
               ("skipped: bad, see skipped.csv", source["skipped"]), ("clips prepared", len(store)), ("store", self.out)])
 
-# %% ../nbs/63_cli.ipynb #63d868fe
-def describe(store) -> tuple[list[tuple], list[tuple]]:
-    """What is in a store: rows of (what, value), and of (label, class, clips)."""
-    lengths, persons = store.lengths, store.clips["persons"].value_counts().sort_index()
-    facts = [("clips", len(store)), ("classes", len(store.classes)), ("frames", len(store.frames)),
-             ("frames of a clip, fewest / middle / most", f"{lengths.min()} / {int(sorted(lengths)[len(lengths) // 2])} / {lengths.max()}"),
-             ("skeleton", f"{store.skeleton.name}: {store.skeleton.num_joints} joints, {len(store.skeleton.bones)} bones"),
-             ("persons, coordinates", f"{store.persons}, {store.coords}")]
-    facts += [(f"clips with {count} persons" if count != 1 else "clips with 1 person", int(clips)) for count, clips in persons.items()]
-    for name in store.splits:
-        train, test = store.split(name)
-        facts.append((f"split {name}", f"{len(train)} training, {len(test)} test clips"))
-    counts = store.clips["label"].value_counts()
-    return facts, [(label, name, int(counts.get(label, 0))) for label, name in enumerate(store.classes) if counts.get(label, 0)]
-
-
+# %% ../nbs/63_cli.ipynb #982b87ce
 @dataclass(frozen=True)
 class Inspect:
-    """Show what is in a store: clips, classes, lengths, persons, splits.
+    """Show what is in a store: clips, classes, lengths, persons, missing joints, splits.
 
-    Example: scdnet inspect stores/ntu60
+    Example: scdnet inspect stores/ntu60 --html ntu60.html
     """
 
     store: tyro.conf.Positional[Path]  # folder that scdnet prepare made
+    html: Path | None = None  # also write this page, with pictures
+    up: Literal["y", "-y", "z"] | None = None  # the axis that points up in the pictures; None: guessed from the bodies
+    overwrite: bool = False  # replace an existing page
 
     def run(self) -> None:
+        from scdnet.inspection import clip_table, facts, inspect_html
         from scdnet.store import SkeletonStore
 
-        facts, classes = describe(SkeletonStore.open(self.store))
-        show(facts)
+        refuse_existing(self.html, self.overwrite)
+        store = SkeletonStore.open(self.store)
+        counts = clip_table(store)
+        show(facts(store))
         print()
-        show([("label", "class", "clips"), *classes])
+        show([tuple(counts.columns), *counts.itertuples(index=False)])
+        if self.html:
+            print(f"\n{inspect_html(store, self.html, up=self.up)}")
 
 # %% ../nbs/63_cli.ipynb #4203caae
 @dataclass(frozen=True)

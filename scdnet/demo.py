@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WHY', 'GROUPS', 'NO_EFFECT', 'FIGURE4', 'SAMPLES', 'flat', 'set_back', 'effect', 'deviations', 'figure4', 'samples',
-           'example_masks', 'per_class', 'stage', 'demo', 'summary']
+           'example_masks', 'per_class', 'stage', 'summary', 'demo']
 
 # %% ../nbs/62_demo.ipynb #071b49a7
 import contextlib
@@ -129,7 +129,7 @@ def per_class(judged: Mapping[str, Mapping[str, dict]], store: SkeletonStore, sp
     table = pd.DataFrame({"class": names, "test clips": clips, **columns, "1-NN, pretrained (%)": [knn["pretrained"][name] for name in names]})
     return table.sort_values("linear, pretrained (%)", ascending=False, kind="stable")
 
-# %% ../nbs/62_demo.ipynb #49d7b08d
+# %% ../nbs/62_demo.ipynb #2b21d600
 @contextlib.contextmanager
 def stage(seconds: dict[str, float], name: str) -> Iterator[None]:
     """Note how long the body takes."""
@@ -138,6 +138,19 @@ def stage(seconds: dict[str, float], name: str) -> Iterator[None]:
     seconds[name] = round(time.perf_counter() - start, 1)
 
 
+def summary(store: SkeletonStore, split: str, judged: Mapping[str, Mapping[str, dict]], clues: list[PairClues], seed: int, seconds: Mapping[str, float],
+            command: str) -> dict:
+    """What `results.json` holds. Accuracies in percent, `seconds` until the page is written."""
+    train, test = store.split(split)
+    kept = ("top1", "top5", "best_top1")
+    accuracies = {protocol: {kind: {key: result[key] for key in kept} for kind, result in kinds.items()} for protocol, kinds in judged.items()}
+    return {"chance": {"top1": chance(store, split), "top5": chance(store, split, 5)}, **accuracies,
+            "clues": [{"pair": [store.classes[label] for label in p.classes], "silhouette": dict(zip(("spatial", "temporal"), p.silhouette)),
+                       "agreement": dict(zip(("spatial", "temporal"), p.agreement))} for p in clues],
+            "command": command, "split": split, "seed": seed, "clips": {"train": len(train), "test": len(test)},
+            "classes": len(np.unique(store.labels)), "stages": dict(seconds), "seconds": round(sum(seconds.values()), 1), "machine": machine()}
+
+# %% ../nbs/62_demo.ipynb #9f52fa49
 def demo(out: str | Path, seed: int = 0, overwrite: bool = False, mannequin: MannequinConfig = MannequinConfig(), config: PretrainConfig | None = None,
          split: str = "xsub", workers: int | None = None, command: str = "", progress: bool = True) -> dict:
     """Synthesise, prepare, pretrain, judge, report.
@@ -186,16 +199,3 @@ def demo(out: str | Path, seed: int = 0, overwrite: bool = False, mannequin: Man
             write_json(f"run/eval/{protocol}-{split}.json", judged[protocol]["pretrained"])
         write_json("results.json", results)
     return results
-
-
-def summary(store: SkeletonStore, split: str, judged: Mapping[str, Mapping[str, dict]], clues: list[PairClues], seed: int, seconds: Mapping[str, float],
-            command: str) -> dict:
-    """What `results.json` holds. Accuracies in percent, `seconds` until the page is written."""
-    train, test = store.split(split)
-    kept = ("top1", "top5", "best_top1")
-    accuracies = {protocol: {kind: {key: result[key] for key in kept} for kind, result in kinds.items()} for protocol, kinds in judged.items()}
-    return {"chance": {"top1": chance(store, split), "top5": chance(store, split, 5)}, **accuracies,
-            "clues": [{"pair": [store.classes[label] for label in p.classes], "silhouette": dict(zip(("spatial", "temporal"), p.silhouette)),
-                       "agreement": dict(zip(("spatial", "temporal"), p.agreement))} for p in clues],
-            "command": command, "split": split, "seed": seed, "clips": {"train": len(train), "test": len(test)},
-            "classes": len(np.unique(store.labels)), "stages": dict(seconds), "seconds": round(sum(seconds.values()), 1), "machine": machine()}

@@ -214,22 +214,47 @@ def strip(clip:np.ndarray, skeleton, frames:int|list[int]=8, title:str='', up:st
     axis.spines[['top', 'right']].set_visible(False)
     return figure
 
-# %% ../nbs/60_draw.ipynb #02e2a126
-_PLAYER = """<div id="ID" style="font:13px sans-serif;color:#222;background:#fff;display:inline-block;padding:4px"><div class="s" style="display:flex;flex-wrap:wrap">An animation: it plays where scripts may run, in JupyterLab or a browser.</div>
-<div style="display:flex;gap:8px;align-items:center"><button aria-label="play or pause">&#10074;&#10074;</button><input type="range" min="0" value="0" aria-label="frame" style="flex:1"><span style="min-width:9em"></span></div></div>
-<script>(()=>{const D=DATA,root=document.getElementById("ID"),bt=root.querySelector("button"),sl=root.querySelector("input"),tx=root.querySelector("span"),box=root.querySelector(".s");box.textContent="";
-const clips=D.clips.map(c=>{const b=atob(c.q),u=new Uint8Array(b.length);for(let i=0;i<b.length;i++)u[i]=b.charCodeAt(i);c.x=new Int16Array(u.buffer);
-const f=document.createElement("div");f.innerHTML="<div style='text-align:center'></div>";f.firstChild.textContent=c.title;const v=document.createElement("canvas"),r=window.devicePixelRatio||1;v.width=D.w*r;v.height=D.h*r;v.style.cssText="width:"+D.w+"px;height:"+D.h+"px;touch-action:none;cursor:grab;border:1px solid #ddd;margin:2px";f.appendChild(v);box.appendChild(f);
-c.g=v.getContext("2d");c.g.scale(r,r);v.onpointerdown=e=>{v.setPointerCapture(e.pointerId);drag=[e.clientX,e.clientY,az,el]};v.onpointermove=e=>{if(drag){az=drag[2]+(e.clientX-drag[0])/120;el=Math.max(-1.5,Math.min(1.5,drag[3]+(e.clientY-drag[1])/120));draw()}};v.onpointerup=()=>{drag=null};return c});
-let az=D.az,el=D.el,drag=null,t=0,on=true,last=0;const n=Math.max(...clips.map(c=>c.T));sl.max=n-1;
-function draw(){const ca=Math.cos(az),sa=Math.sin(az),ce=Math.cos(el),se=Math.sin(el);for(const c of clips){const g=c.g,k=Math.min(t,c.T-1);g.clearRect(0,0,D.w,D.h);
-for(let m=0;m<c.M;m++){const P=[];for(let j=0;j<c.V;j++){const o=((k*c.M+m)*c.V+j)*3,p=c.x[o],q=c.x[o+1],h=c.x[o+2];P.push(p==-32768?null:[D.w/2+D.k*(p*ca+q*sa),D.h/2-D.k*(h*ce+(q*ca-p*sa)*se)])}
-g.lineWidth=m?2:3.2;g.lineCap="round";D.bones.forEach(([a,b,col])=>{if(P[a]&&P[b]){g.strokeStyle=col;g.beginPath();g.moveTo(...P[a]);g.lineTo(...P[b]);g.stroke()}});
-P.forEach((p,j)=>{if(p){g.fillStyle=D.dots[j];g.beginPath();g.arc(p[0],p[1],2.4,0,7);g.fill()}})}}
-sl.value=t;tx.textContent="frame "+t+" ("+(t/D.fps).toFixed(2)+" s)"}
-bt.onclick=()=>{on=!on;bt.innerHTML=on?"&#10074;&#10074;":"&#9654;"};sl.oninput=()=>{on=false;bt.innerHTML="&#9654;";t=+sl.value;draw()};
-function tick(now){if(!root.isConnected)return;if(on&&now-last>1000/D.fps){last=now;t=(t+1)%n;draw()}requestAnimationFrame(tick)}draw();requestAnimationFrame(tick)})()</script>"""
+# %% ../nbs/60_draw.ipynb #31da9a3e
+_PLAYER = """<div id="ID" style="font:13px sans-serif;color:#222;background:#fff;display:inline-block;padding:4px">
+<div class="s" style="display:flex;flex-wrap:wrap">An animation: it plays where scripts may run, in JupyterLab or a browser.</div>
+<div style="display:flex;gap:8px;align-items:center"><button aria-label="play or pause">&#10074;&#10074;</button>
+<input type="range" min="0" value="0" aria-label="frame" style="flex:1"><span style="min-width:9em"></span></div></div>
+<script>(()=>{
+const D=DATA,root=document.getElementById("ID"),button=root.querySelector("button"),slider=root.querySelector("input"),
+  clock=root.querySelector("span"),stage=root.querySelector(".s");
+let azimuth=D.az,elevation=D.el,drag=null,t=0,on=true,last=0;
+stage.textContent="";
+for(const c of D.clips){                                  // a title and a canvas for each clip
+  c.x=new Int16Array(Uint8Array.from(atob(c.q),a=>a.charCodeAt(0)).buffer);
+  const frame=document.createElement("div"),title=document.createElement("div"),canvas=document.createElement("canvas"),ratio=window.devicePixelRatio||1;
+  title.textContent=c.title;title.style.textAlign="center";
+  canvas.width=D.w*ratio;canvas.height=D.h*ratio;
+  canvas.style.cssText="width:"+D.w+"px;height:"+D.h+"px;touch-action:none;cursor:grab;border:1px solid #ddd;margin:2px";
+  c.g=canvas.getContext("2d");c.g.scale(ratio,ratio);
+  canvas.onpointerdown=e=>{canvas.setPointerCapture(e.pointerId);drag=[e.clientX,e.clientY,azimuth,elevation]};
+  canvas.onpointermove=e=>{if(!drag)return;azimuth=drag[2]+(e.clientX-drag[0])/120;
+    elevation=Math.max(-1.5,Math.min(1.5,drag[3]+(e.clientY-drag[1])/120));draw()};
+  canvas.onpointerup=()=>{drag=null};
+  frame.append(title,canvas);stage.appendChild(frame)}
+const n=Math.max(...D.clips.map(c=>c.T));slider.max=n-1;
+function place(c,o,ca,sa,ce,se){                          // a joint on the canvas, as `project` does it; null where it is absent
+  const p=c.x[o],q=c.x[o+1],h=c.x[o+2];
+  return p==-32768?null:[D.w/2+D.k*(p*ca+q*sa),D.h/2-D.k*(h*ce+(q*ca-p*sa)*se)]}
+function draw(){
+  const view=[Math.cos(azimuth),Math.sin(azimuth),Math.cos(elevation),Math.sin(elevation)];
+  for(const c of D.clips){const g=c.g,k=Math.min(t,c.T-1);g.clearRect(0,0,D.w,D.h);g.lineCap="round";
+    for(let m=0;m<c.M;m++){const P=[];g.lineWidth=m?2:3.2;
+      for(let j=0;j<c.V;j++)P.push(place(c,((k*c.M+m)*c.V+j)*3,...view));
+      for(const[a,b,colour]of D.bones)if(P[a]&&P[b]){g.strokeStyle=colour;g.beginPath();g.moveTo(...P[a]);g.lineTo(...P[b]);g.stroke()}
+      P.forEach((p,j)=>{if(p){g.fillStyle=D.dots[j];g.beginPath();g.arc(p[0],p[1],2.4,0,7);g.fill()}})}}
+  slider.value=t;clock.textContent="frame "+t+" ("+(t/D.fps).toFixed(2)+" s)"}
+function play(yes){on=yes;button.innerHTML=on?"&#10074;&#10074;":"&#9654;"}
+button.onclick=()=>play(!on);
+slider.oninput=()=>{play(false);t=+slider.value;draw()};
+function tick(now){if(!root.isConnected)return;if(on&&now-last>1000/D.fps){last=now;t=(t+1)%n;draw()}requestAnimationFrame(tick)}
+draw();requestAnimationFrame(tick)})()</script>"""
 
+# %% ../nbs/60_draw.ipynb #4acee007
 def animate(clips:np.ndarray|list[np.ndarray], skeleton, titles:list[str]|str='', fps:float=30, up:str='y', azimuth:float=0., elevation:float=8.,
             size:int=260)->HTML:
     """An animation as self-contained HTML: play, slide, drag to turn. Clips stand side by side at one scale.

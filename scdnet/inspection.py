@@ -152,12 +152,13 @@ def _for_pictures(clip: np.ndarray, center: int) -> np.ndarray:
     clip[:, :, center] += 1e-6 * (clip.any(axis=(2, 3)) & origin)[:, :, None]
     return clip
 
-# %% ../nbs/59_inspect.ipynb #4c751f0f
+# %% ../nbs/59_inspect.ipynb #158d5368
 def length_figure(store: SkeletonStore) -> draw.Picture:
     """Histogram of the clips' lengths, with the middle one marked."""
     figure = draw.Picture(figsize=(7.5, 2.4), layout="constrained")
     axis, lengths = figure.subplots(), store.lengths
-    axis.hist(lengths, bins=min(40, int(np.ptp(lengths)) + 1), color=draw.LEFT)
+    width = int(np.ptp(lengths)) // 40 + 1                                           # whole frames, or some bars would count one more
+    axis.hist(lengths, bins=np.arange(lengths.min(), lengths.max() + width + 1, width) - 0.5, color=draw.LEFT)
     axis.axvline(np.median(lengths), color=draw.RIGHT, linewidth=1.5, label=f"middle: {np.median(lengths):.0f} frames")
     axis.set(xlabel="frames of a clip", ylabel="clips")
     axis.spines[["top", "right"]].set_visible(False)
@@ -210,7 +211,7 @@ def class_bars(rows: pd.DataFrame) -> str:
     return (f'{CLASS_STYLE}<p class="note">{key}</p><div class="wide classes"><table><thead><tr>{head}</tr></thead>'
             f'<tbody>\n{"".join(lines)}</tbody></table></div>')
 
-# %% ../nbs/59_inspect.ipynb #2a3a2205
+# %% ../nbs/59_inspect.ipynb #a423b28d
 def flat(record: object, at: str = "") -> list[tuple[str, str]]:
     """A nested dictionary as rows of (dotted name, text)."""
     if not isinstance(record, Mapping):
@@ -221,7 +222,7 @@ def flat(record: object, at: str = "") -> list[tuple[str, str]]:
 def left_out(store: SkeletonStore, most: int = 20) -> tuple[list[tuple[str, int]], list[tuple[str, str]]]:
     """What did not enter the store: rows of (rule, clips), and at most `most` rows of (clip, what is wrong with it)."""
     source = store.meta.get("source", {})
-    rules = [(str(reason), int(count)) for reason, count in source.get("left_out", {}).items()]
+    rules = [(reason, int(count)) for reason, count in flat(source.get("left_out", {})) if reason]
     bad, file = [], store.path / "skipped.csv"
     if source.get("skipped") and file.is_file():
         with open(file, encoding="utf-8", errors="replace", newline="") as lines:
@@ -229,7 +230,7 @@ def left_out(store: SkeletonStore, most: int = 20) -> tuple[list[tuple[str, int]
             bad = list(islice(((row["name"], row["reason"]) for row in csv.DictReader(lines) if row.get("reason") not in known), most))
     return rules + ([("bad, listed in skipped.csv", int(source["skipped"]))] if source.get("skipped") else []), bad
 
-# %% ../nbs/59_inspect.ipynb #19db2456
+# %% ../nbs/59_inspect.ipynb #0a09f6da
 def _movement(store: SkeletonStore, seed: int, up: str | None) -> str:
     """Samples as an animation and as strips."""
     chosen = samples(store, seed)
@@ -253,7 +254,8 @@ def _joints(store: SkeletonStore, missing: Missing) -> str:
     share = 100 * missing.share
     worst = [j for j in np.argsort(-np.nan_to_num(share), kind="stable")[:12] if share[j] > 0]
     rows = pd.DataFrame({"joint": [store.skeleton.joints[j] for j in worst], "frames without it (%)": [share[j] for j in worst]})
-    picture = image(missing_figure(missing, store.skeleton), "A ring is the origin of the coordinates: it is zero anyway.", dpi=90)
+    ring = " A ring is the origin of the coordinates, where nothing can be told." if np.isnan(share).any() else ""
+    picture = image(missing_figure(missing, store.skeleton), f"Share of the frames with a person.{ring}", dpi=90)
     return f'<div class="cards">{picture}{table(rows)}</div>'
 
 
@@ -268,8 +270,8 @@ def _record(store: SkeletonStore) -> str:
     parts += [table(pd.DataFrame(bad, columns=["clip", "what is wrong"]), "The first of skipped.csv:")] if bad else []
     return "".join(parts)
 
-# %% ../nbs/59_inspect.ipynb #a66e89e4
-FOOTER = "<footer>Written by scdnet inspect. SCD-Net: Wu et al., AAAI 2024.</footer></main></body></html>\n"
+# %% ../nbs/59_inspect.ipynb #5bda6220
+FOOTER = "Written by scdnet inspect. SCD-Net: Wu et al., AAAI 2024."
 
 
 def inspect_html(store: SkeletonStore, path: str | Path, seed: int = 0, up: str | None = None) -> Path:
@@ -307,5 +309,4 @@ def inspect_html(store: SkeletonStore, path: str | Path, seed: int = 0, up: str 
     lead = (f"{len(store)} clips of {rows[1][1]} classes: {store.skeleton.num_joints} joints in {store.coords} dimensions, "
             f"up to {store.persons} person{'s' * (store.persons > 1)}.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    html = page(f"{store.path.resolve().name}: what is in this store", lead, sections)
-    return write_text(path, html[: html.rindex("<footer>")] + FOOTER)
+    return write_text(path, page(f"{store.path.resolve().name}: what is in this store", lead, sections, FOOTER))

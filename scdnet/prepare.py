@@ -27,7 +27,7 @@ from .preprocess import preprocess
 from .skeleton import Skeleton
 from .store import SkeletonStore, StoreWriter
 
-# %% ../nbs/19_prepare.ipynb #04e0bbf5
+# %% ../nbs/19_prepare.ipynb #ba35b323
 FORMATS: dict[str, Format] = {module.FORMAT.name: module.FORMAT for module in (ntu, pku, nwucla, pyskl, ctrgcn, agcn, folder)}
 
 
@@ -48,6 +48,8 @@ def find_format(entries: Sequence[Entry], name: str = "auto") -> Format:
         return found[0]
     if found:
         raise InputError(f"{_place(entries)}: files of several formats ({', '.join(f.name for f in found)}), expected one; give --format")
+    if {"meta.json", "clips.csv", "frames.npy"} <= {entry.file for entry in entries}:
+        raise InputError(f"{_place(entries)}: a store, which is prepared already; expected recordings")
     expected = "; or ".join(format.expects for format in FORMATS.values())
     raise InputError(f"{_place(entries)}: no recordings among {len(entries)} files (such as {entries[0].file}), expected {expected}")
 

@@ -102,7 +102,7 @@ def rotation_between(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
     return np.eye(3) + cross + cross @ cross / (1 + cosine)
 
-# %% ../nbs/16_preprocess.ipynb #868ed087
+# %% ../nbs/16_preprocess.ipynb #e4374eca
 def normalize(frames: np.ndarray, skeleton: Skeleton) -> np.ndarray:
     """Centre a clip on the first body in every frame and turn it upright and facing as at frame 0.
 
@@ -122,7 +122,7 @@ def normalize(frames: np.ndarray, skeleton: Skeleton) -> np.ndarray:
     centred = (frames - frames[:, :1, skeleton.center, None].astype(np.float64)) * there
     rotation = np.eye(frames.shape[3])
     for bone, target in ((skeleton.vertical, (0, 0, 1)), (skeleton.lateral, (-1, 0, 0))):
-        if bone is not None:
+        if bone is not None and frames.shape[3] == 3:
             start, end = (rotation @ centred[0, 0, joint] for joint in bone)
             rotation = rotation_between(end - start, np.array(target)) @ rotation
     turned = centred.reshape(-1, frames.shape[3]) @ rotation.T

@@ -257,7 +257,7 @@ class Pretraining:
                 return True
         return False
 
-# %% ../nbs/42_pretrain.ipynb #666d7149
+# %% ../nbs/42_pretrain.ipynb #0245825f
 def describe(config:PretrainConfig, store:SkeletonStore, split:str, preset:str)->dict:
     """What `config.json` holds: all that decides the run, and the versions it ran under."""
     return {'preset': preset, 'split': split, 'config': asdict(config), 'skeleton': store.skeleton.to_dict(), 'persons': store.persons,
@@ -273,6 +273,18 @@ def _commit()->str|None:
     return done.stdout.strip() or None
 
 
+def read_config(run:str|Path)->dict:
+    """Content of a run's `config.json`; FileNotFoundError or InputError if it is no run."""
+    path = Path(run) / 'config.json'
+    if not path.is_file(): raise FileNotFoundError(f'{run}: not a run, there is no config.json in it')
+    try:
+        content = json.loads(path.read_text())
+        content['config'], content['skeleton'], content['persons'], content['coords']
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f'{path}: not a run\'s configuration ({error})') from None
+    return content
+
+# %% ../nbs/42_pretrain.ipynb #c7a4a605
 def _changes(old:dict, new:dict, at:str='')->Iterator[str]:
     "Dotted names and both values of what differs between two nested dictionaries."
     for key in sorted(old.keys() | new.keys()):
@@ -289,18 +301,6 @@ def _check_same(run:Path, now:dict)->None:
     trim = lambda d: {k: {n: v for n, v in d[k].items() if n not in free} if k == 'config' else d[k] for k in keys}
     changed = list(_changes(trim(before), trim(now)))
     if changed: raise InputError(f'{run}: cannot resume with other options: {"; ".join(changed)}')
-
-
-def read_config(run:str|Path)->dict:
-    """Content of a run's `config.json`; FileNotFoundError or InputError if it is no run."""
-    path = Path(run) / 'config.json'
-    if not path.is_file(): raise FileNotFoundError(f'{run}: not a run, there is no config.json in it')
-    try:
-        content = json.loads(path.read_text())
-        content['config'], content['skeleton'], content['persons'], content['coords']
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f'{path}: not a run\'s configuration ({error})') from None
-    return content
 
 # %% ../nbs/42_pretrain.ipynb #d7183390
 def pretrain(store:SkeletonStore, split:str, config:PretrainConfig, out:str|Path, preset:str='', resume:bool=False,

@@ -362,12 +362,14 @@ def _frames_digest(path: Path) -> str:
         file.seek(HEADER)
         return hashlib.file_digest(file, "sha256").hexdigest()
 
-# %% ../nbs/18_store.ipynb #ccdf2d3a
+# %% ../nbs/18_store.ipynb #d385d4b9
 def _as_clip(clip: np.ndarray, index: int) -> np.ndarray:
     """One of the user's clips as (T, M, V, C)."""
     clip = np.asarray(clip)
     if clip.ndim not in (3, 4) or not np.issubdtype(clip.dtype, np.number) or np.iscomplexobj(clip):
         raise InputError(f"clip {index}: array of shape {clip.shape} and type {clip.dtype}, expected real numbers (T, V, C) or (T, M, V, C)")
+    if clip.shape[-1] not in (2, 3):
+        raise InputError(f"clip {index}: array of shape {clip.shape}, expected 2 or 3 coordinates in the last place")
     return clip[:, None] if clip.ndim == 3 else clip
 
 

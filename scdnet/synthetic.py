@@ -319,7 +319,7 @@ def sit_down(m, u, p):
     m.both(ease((u - .3)/.55), 'hips', .12, p.mix(2, .04, .1), p.mix(1, .18, .36))
     m.nod = .25*window(u, .1, .4, .25)
 
-# %% ../nbs/11_synthetic.ipynb #cfab4de1
+# %% ../nbs/11_synthetic.ipynb #522ea330
 def clap(m, u, p):
     w = window(u, .18, .84, .18)
     gap = .5 - .5*np.cos(2*np.pi*p.cycles*u)
@@ -342,6 +342,7 @@ def cross_hands(m, u, p):
     for side, depth in ((R, .0), (L, .05)):
         m.hand(side, w, 'chest', -.1*p.amplitude, p.mix(0, -.14, .08), p.mix(1, .28, .38) + depth)
 
+# %% ../nbs/11_synthetic.ipynb #54f39c71
 def bow(m, u, p):
     times = int(1 + 1.99*p.style[0])
     w = (.5 - .5*np.cos(2*np.pi*times*np.clip((u - .05)/.9, 0, 1)))**.8

@@ -18,14 +18,11 @@ import pytest
 from scdnet import prepare
 from scdnet.cli import main
 from scdnet.files import InputError
-from scdnet.formats import agcn, ctrgcn, pyskl
 from scdnet.formats.arrays import Array, load_pickle, unpad
 from scdnet.formats.base import Entry
+from scdnet.preprocess import preprocess
 from scdnet.store import SkeletonStore
 from scdnet.synthetic import MannequinConfig, synthesize
-
-for module in (pyskl, ctrgcn, agcn):                         # until `prepare` lists them itself
-    prepare.FORMATS.setdefault(module.FORMAT.name, module.FORMAT)
 
 
 def run(source, out, *words):
@@ -66,7 +63,8 @@ def store(tmp_path_factory):
 
 
 def write_pyskl(store, place):
-    sides = {f"{split}_{side}": [store.names[i] for i in rows] for split in ("xsub", "xview") for side, rows in zip(("train", "val"), store.split(split))}
+    sides = {f"{split}_{side}": [store.names[i] for i in rows]
+             for split in ("xsub", "xview") for side, rows in zip(("train", "val"), store.split(split))}
     annotations = [{"frame_dir": name, "label": int(store.labels[i]), "total_frames": len(store[i]),
                     "keypoint": np.array(store[i]).transpose(1, 0, 2, 3)} for i, name in enumerate(store.names)]
     (place / "ntu60_3danno.pkl").write_bytes(pickle.dumps({"split": sides, "annotations": annotations}))
@@ -116,29 +114,32 @@ def zipped(place, how):
     return place.with_suffix(".zip")
 
 
-@pytest.mark.parametrize("how", ["folder", "stored", "deflated", "compressed", "lengths"])
-@pytest.mark.parametrize("name", WRITERS)
+def sides(store, split):
+    return [{store.names[i] for i in side} for side in store.split(split)]
+
+
+@pytest.mark.parametrize("name, how", [(name, how) for name in WRITERS for how in ("folder", "stored", "deflated")]
+                         + [("ctrgcn", "compressed"), ("agcn", "lengths")])
 def test_round_trip(name, how, store, tmp_path):
     """Equal frames, labels and splits. Exact, as the store has no empty frames at the end and no clip of 299 frames or more."""
-    if how == "compressed" and name != "ctrgcn" or how == "lengths" and name != "agcn":
-        pytest.skip("another format's")
     place = tmp_path / "data"
     place.mkdir()
     WRITERS[name](store, place, **{"compressed": {"save": np.savez_compressed}, "lengths": {"lengths": True}}.get(how, {}))
     source = zipped(place, getattr(zipfile, f"ZIP_{how.upper()}")) if how in ("stored", "deflated") else place
     back = prepare.prepare(source, tmp_path / "back", workers=2, progress=False)                # auto knows the format
     assert back.meta["source"]["format"] == name and back.meta["source"]["found"] == len(store) == len(back)
-    assert back.meta["preparation"] == {"renormalise": False}
+    assert back.meta["preparation"] == {"renormalise": False, "padding": "zeros and loops at the end removed"}
     train, test = ([store.names[i] for i in side] for side in store.split("xsub"))
     if name == "ctrgcn":
-        called = dict(zip(train + test, [f"train-{i:06d}" for i in range(len(train))] + [f"test-{i:06d}" for i in range(len(test))]))
+        called = {n: f"{side}-{i:06d}" for side, some in (("train", train), ("test", test)) for i, n in enumerate(some)}
         assert back.splits == ["xsub"]
     else:
         called = {n: n for n in store.names}
-        assert back.splits == ["xsub", "xview"]
-        assert [sorted(back.names[i] for i in side) for side in back.split("xview")] == [sorted(store.names[i] for i in s) for s in store.split("xview")]
+        assert set(back.splits) == set(store.splits)
+        for split in store.splits:
+            assert sides(back, split) == sides(store, split)
         assert back.clips.set_index("name").loc[store.names, "subject"].tolist() == store.clips["subject"].tolist()
-    assert [{back.names[i] for i in side} for side in back.split("xsub")] == [{called[n] for n in side} for side in (train, test)]
+    assert sides(back, "xsub") == [{called[n] for n in side} for side in (train, test)]
     assert back.classes == store.classes
     for i, clip in enumerate(store.names):
         j = back.names.index(called[clip])
@@ -146,16 +147,18 @@ def test_round_trip(name, how, store, tmp_path):
         np.testing.assert_array_equal(back[j], store[i])
 
 
-def test_renormalised_clips_are_upright(store, tmp_path):
-    """The official preparation of what is prepared already changes nothing but rounding, and `--renormalise` asks for it."""
-    write_ctrgcn(store, tmp_path)
-    assert run(tmp_path, tmp_path / "out", "--renormalise").returncode == 0
+@pytest.mark.parametrize("name", WRITERS)
+def test_renormalise(name, store, tmp_path):
+    """On request, clips go through the official preparation as raw ones do."""
+    place = tmp_path / "data"
+    place.mkdir()
+    WRITERS[name](store, place)
+    assert run(place, tmp_path / "out", "--renormalise").returncode == 0
     back = SkeletonStore.open(tmp_path / "out")
     assert back.meta["preparation"]["renormalise"] and back.meta["preparation"]["center"]["joint"] == 1
-    train = store.split("xsub")[0]
-    same = [i for i in train if store.clips["persons"][i] == 1]
-    for i in same:
-        np.testing.assert_allclose(back[back.names.index(f"train-{list(train).index(i):06d}")], store[i], atol=1e-5)
+    first = store.split("xsub")[0][0]
+    np.testing.assert_array_equal(back[back.names.index("train-000000" if name == "ctrgcn" else store.names[first])],
+                                  preprocess(np.array(store[first]), store.skeleton, store.persons))
 
 
 def test_agcn_in_published_order(store):
@@ -169,7 +172,7 @@ def test_agcn_in_published_order(store):
     np.testing.assert_array_equal(back, centre(clip))
 
 
-# bad input
+# bad input: what is done to the fourth clip, or to the whole, and a word that the message must hold
 
 def change(array, at, value):
     array = np.array(array)
@@ -177,134 +180,192 @@ def change(array, at, value):
     return array
 
 
-def pyskl_damage(what, store, place):
-    write_pyskl(store, place)
-    path = place / "ntu60_3danno.pkl"
-    content = pickle.loads(path.read_bytes())
-    first = content["annotations"][3]
-    points, number = first["keypoint"], {"nan": dict(keypoint=change(first["keypoint"], (0, 7, 3), np.nan)), "joints": dict(keypoint=first["keypoint"][:, :, :24]),
-                                         "bodies": dict(keypoint=np.concatenate([first["keypoint"]] * 2)), "flat": dict(keypoint=first["keypoint"][0]),
-                                         "longer": dict(total_frames=9999), "shorter": dict(total_frames=3), "twice": dict(frame_dir=content["annotations"][0]["frame_dir"]),
-                                         "label": dict(label=-1), "label too high": dict(label=5000), "shuffled": dict(label=11), "text": dict(keypoint="points"),
-                                         "name": dict(frame_dir=["a"]), "objects": dict(keypoint=np.array([None]))}.get(what)
-    if number is not None:
-        content["annotations"][3] = first | number
-    content = {"no annotations": content | {"annotations": []}, "not a dict": 7, "other keys": {"x": 1}, "split twice": content | {"split": {"a_train": ["x"], "a_val": ["x"]}},
-               "split names": content | {"split": {"xsub": []}}, "split numbers": content | {"split": {"xsub_train": [1]}}, "split list": content | {"split": [1]},
-               "two dimensions": content | {"annotations": [a | {"keypoint": a["keypoint"][..., :2]} for a in content["annotations"]]},
-               "coco": content | {"annotations": [a | {"keypoint": a["keypoint"][:, :, :17]} for a in content["annotations"]]},
-               "array for split": content | {"split": np.zeros(3)}, "null": content | {"annotations": [None] * 3}}.get(what, content)
-    path.write_bytes(pickle.dumps(content))
-    whole = path.read_bytes()
-    path.write_bytes({"truncated": whole[: len(whole) // 2], "empty": b"", "not a pickle": b"\xff\xfe\x00", "utf-16": "annotations".encode("utf-16")}.get(what, whole))
-    if what == "several":
-        (place / "b.pkl").write_bytes(whole)
+PYSKL_CLIP = {                                     # the fourth annotation -> fields that change
+    "nan": (lambda a: {"keypoint": change(a["keypoint"], (0, 7, 3), np.nan)}, "annotation 3: frame 7"),
+    "joints": (lambda a: {"keypoint": a["keypoint"][:, :, :24]}, "annotation 3"),
+    "bodies": (lambda a: {"keypoint": np.concatenate([a["keypoint"]] * 2)}, "--renormalise"),
+    "flat": (lambda a: {"keypoint": a["keypoint"][0]}, "annotation 3"),
+    "no array": (lambda a: {"keypoint": "points"}, "'points'"),
+    "longer": (lambda a: {"total_frames": 9999}, "9999"),
+    "shorter": (lambda a: {"total_frames": 3}, "total_frames"),
+    "frames of no number": (lambda a: {"total_frames": np.zeros(3)}, "total_frames"),
+    "twice": (None, "twice"),
+    "name": (lambda a: {"frame_dir": ["a"]}, "annotation 3"),
+    "label": (lambda a: {"label": -1}, "-1"),
+    "label too high": (lambda a: {"label": 5000}, "5000"),
+    "label of another class": (lambda a: {"label": 11}, "11"),
+}
+PYSKL = {                                          # the content -> another content
+    "no annotations": (lambda c: c | {"annotations": []}, "no annotations"),
+    "number": (lambda c: 7, "7"),
+    "other keys": (lambda c: {"x": 1}, "'x'"),
+    "nothing in annotations": (lambda c: c | {"annotations": [None] * 3}, "keypoint"),
+    "split on both sides": (lambda c: c | {"split": {"a_train": ["x"], "a_val": ["x"]}}, "both sides"),
+    "split of another name": (lambda c: c | {"split": {"xsub": []}}, "'xsub'"),
+    "split of numbers": (lambda c: c | {"split": {"xsub_train": [1]}}, "xsub_train"),
+    "list for split": (lambda c: c | {"split": [1]}, "'split'"),
+    "array for split": (lambda c: c | {"split": np.zeros(3)}, "'split'"),
+    "two dimensions": (lambda c: c | {"annotations": [a | {"keypoint": a["keypoint"][..., :2]} for a in c["annotations"]]}, "2-D"),
+    "coco": (lambda c: c | {"annotations": [a | {"keypoint": a["keypoint"][:, :, :17]} for a in c["annotations"]]}, "17 joints"),
+    "objects": (lambda c: c | {"annotations": [a | {"keypoint": np.array([None])} for a in c["annotations"]]}, "O8"),
+}
+BYTES = {                                          # a file -> another file
+    "truncated": lambda whole: whole[: len(whole) // 2],
+    "empty": lambda whole: b"",
+    "text": lambda whole: b"0 0 0\r\n" * 99,
+    "utf-16": lambda whole: "\ufeffannotations".encode("utf-16"),
+}
+CTRGCN_CLIP = {                                    # the arrays -> arrays that change
+    "nan": (lambda a: {"x_train": change(a["x_train"], (3, 7, 3), np.nan)}, "row 3: frame 7"),
+    "overflow": (lambda a: {"x_train": change(a["x_train"].astype(float), (3, 7, 3), 1e300)}, "row 3: frame 7"),
+    "no label": (lambda a: {"y_train": change(a["y_train"], 3, 0)}, "row 3"),
+    "two labels": (lambda a: {"y_train": change(a["y_train"], (3, slice(0, 2)), 1)}, "row 3"),
+    "half a label": (lambda a: {"y_train": change(a["y_train"], 3, 0.5)}, "row 3"),
+    "label": (lambda a: {"y_train": change(a["y_train"].argmax(1), 3, -1), "y_test": a["y_test"].argmax(1)}, "row 3"),
+}
+CTRGCN = {
+    "joints": (lambda a: {"x_train": a["x_train"][:, :, :147]}, "147"),
+    "bodies": (lambda a: {"x_train": a["x_train"][:, :, :75]}, "75"),
+    "flat": (lambda a: {"x_train": a["x_train"].reshape(-1, 150)}, "labels"),
+    "fewer labels": (lambda a: {"y_train": a["y_train"][1:]}, "labels"),
+    "cube of labels": (lambda a: {"y_train": a["y_train"][:, None]}, "one-hot"),
+    "objects": (lambda a: {"x_train": a["x_train"][:1].astype(object)}, "object"),
+    "columns": (lambda a: {"x_train": np.asfortranarray(a["x_train"])}, "column order"),
+    "no numbers": (lambda a: {"x_train": np.array(["a"])}, "<U1"),
+    "no rows": (lambda a: {key: value[:0] for key, value in a.items()}, "no rows"),
+    "an array missing": (lambda a: {"y_test": None}, "y_test"),
+}
+AGCN_CLIP = {                                      # names and labels -> others
+    "twice": (lambda n, y: (change(n, 3, n[0]).tolist(), y), "row 3"),
+    "name": (lambda n, y: ([*n[:3], None, *n[4:]], y), "row 3"),
+    "label": (lambda n, y: (n, change(y, 3, -1)), "-1"),
+    "label too high": (lambda n, y: (n, [*y[:3], 10**30, *y[4:]]), "row 3"),
+    "label of another class": (lambda n, y: (n, change(y, 3, 11).tolist()), "row 3"),
+    "letters": (lambda n, y: (n, [*y[:3], "4", *y[4:]]), "'4'"),
+}
+AGCN = {
+    "fewer labels": (lambda n, y: (n, y[1:]), "labels"),
+    "one list": (lambda n, y: n, "two lists"),
+    "no lists": (lambda n, y: ("a" * len(n), "b" * len(n)), "list"),
+    "dict": (lambda n, y: {"names": n}, "two lists"),
+}
+AGCN_FRAMES_CLIP = {                               # the frames -> others
+    "nan": (lambda x: change(x, (3, 0, 7), np.inf), "row 3: frame 7"),
+}
+AGCN_FRAMES = {
+    "joints": (lambda x: x[:, :, :, :18], "18"),
+    "flat": (lambda x: x[0], "shape"),
+    "coordinates": (lambda x: x[:, :2], "shape"),
+    "columns": (lambda x: np.asfortranarray(x), "column order"),
+    "objects": (lambda x: np.array([None] * len(x)), "object"),
+}
+LENGTHS_CLIP = {"frames too many": (lambda n: change(n, 3, 301), "301"), "frames below zero": (lambda n: change(n, 3, -1), "-1")}
+LENGTHS = {"fewer frame counts": (lambda n: n[1:], "num_frame")}
 
 
-def ctrgcn_damage(what, store, place):
-    arrays = ctrgcn_arrays(store)
-    x, y = arrays["x_train"], arrays["y_train"]
-    arrays |= {"nan": {"x_train": change(x, (3, 7, 3), np.nan)}, "overflow": {"x_train": change(x.astype(float), (3, 7, 3), 1e300)}, "joints": {"x_train": x[:, :, :147]},
-               "bodies": {"x_train": x[:, :, :75]}, "flat": {"x_train": x.reshape(-1, 150)}, "fewer labels": {"y_train": y[1:]}, "no label": {"y_train": change(y, 3, 0)},
-               "two labels": {"y_train": change(y, (3, slice(0, 2)), 1)}, "half": {"y_train": change(y, 3, 0.5)}, "cube": {"y_train": y[:, None]},
-               "label": {"y_train": change(y.argmax(1), 3, -1), "y_test": arrays["y_test"].argmax(1)}, "objects": {"x_train": x[:1].astype(object)},
-               "columns": {"x_train": np.asfortranarray(x)}, "text": {"x_train": np.array(["a"])},
-               "no rows": {key: value[:0] for key, value in arrays.items()}}.get(what, {})
-    if what == "missing":
-        del arrays["y_test"]
-    path = place / "NTU60_CS.npz"
-    np.savez(path, **arrays)
-    whole = path.read_bytes()
-    path.write_bytes({"truncated": whole[: len(whole) // 2], "empty": b"", "not a zip": b"npz" * 99}.get(what, whole))
-    if what == "several":
-        (place / "NTU60_CV.npz").write_bytes(whole)
-    if what in ("bomb", "climbs", "short array", "encrypted"):
-        header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (99999999, 300, 150)}\n"
-        with zipfile.ZipFile(path) as archive:
-            members = {name: archive.read(name) for name in archive.namelist()}
-        members |= {"bomb": {"x_train.npy": b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + bytes(10**7)}, "climbs": {"../../x.npy": b"x"},
-                    "short array": {"x_train.npy": members["x_train.npy"][:-4]}}.get(what, {})
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-            for name, content in members.items():
-                archive.writestr(name, content)
-        if what == "encrypted":
-            content = bytearray(path.read_bytes())
-            for magic, flag in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
-                at = -1
-                while (at := content.find(magic, at + 1)) >= 0:
-                    content[at + flag] |= 1
-            path.write_bytes(content)
+def damage(name, what, store, place):
+    """Write a data set in which `what` is wrong; returns the word that the message must hold."""
+    WRITERS[name](store, place, **({"lengths": True} if what in LENGTHS | LENGTHS_CLIP else {}))
+    file = {"pyskl": place / "ntu60_3danno.pkl", "ctrgcn": place / "NTU60_CS.npz", "agcn": place / "xsub" / "train_data_joint.npy"}[name]
+    labels, lengths = file.with_name("train_label.pkl"), file.with_name("train_num_frame.npy")
+    if what in BYTES:
+        file.write_bytes(BYTES[what](file.read_bytes()))
+        return file.name
+    how, word = CASES[name][what]
+    if name == "pyskl":
+        content = pickle.loads(file.read_bytes())
+        if what in PYSKL:
+            content = how(content)
+        else:
+            first, *_, fourth = content["annotations"][:4]
+            fourth.update({"frame_dir": first["frame_dir"]} if what == "twice" else how(fourth))
+        file.write_bytes(pickle.dumps(content))
+    elif name == "ctrgcn":
+        arrays = ctrgcn_arrays(store)
+        np.savez(file, **{key: value for key, value in (arrays | how(arrays)).items() if value is not None})
+    elif what in AGCN | AGCN_CLIP:
+        labels.write_bytes(pickle.dumps(how(*pickle.loads(labels.read_bytes()))))
+    elif what in LENGTHS | LENGTHS_CLIP:
+        np.save(lengths, how(np.load(lengths)))
+    else:
+        np.save(file, how(np.load(file)), allow_pickle=True)
+    return word
 
 
-def agcn_damage(what, store, place):
-    write_agcn(store, place, lengths=what in ("frames", "fewer frames"))
-    place = place / "xsub"
-    x, (names, labels) = np.load(place / "train_data_joint.npy"), pickle.loads((place / "train_label.pkl").read_bytes())
-    n = len(names)
-    data = {"nan": change(x, (3, 0, 7), np.inf), "joints": x[:, :, :, :18], "flat": x[0], "coordinates": x[:, :2], "columns": np.asfortranarray(x), "objects": np.array([None] * n)}
-    if what in data:
-        np.save(place / "train_data_joint.npy", data[what], allow_pickle=True)
-    lines = {"fewer labels": (names, labels[1:]), "one list": names, "twice": ([*names[:3], names[0], *names[4:]], labels), "label": (names, [*labels[:3], -1, *labels[4:]]),
-             "label too high": (names, [*labels[:3], 10**30, *labels[4:]]), "shuffled": (names, [*labels[:3], labels[3] + 1, *labels[4:]]), "not lists": ("a" * n, "b" * n),
-             "letters": (names, [*labels[:3], "4", *labels[4:]]), "name": ([*names[:3], None, *names[4:]], labels), "dict": {"names": names}}
-    if what in lines:
-        (place / "train_label.pkl").write_bytes(pickle.dumps(lines[what]))
-    if what in ("frames", "fewer frames"):
-        np.save(place / "train_num_frame.npy", change(np.load(place / "train_num_frame.npy"), 3, 301) if what == "frames" else [3])
-    whole = (place / "train_data_joint.npy").read_bytes()
-    (place / "train_data_joint.npy").write_bytes({"truncated": whole[: len(whole) // 2], "more": whole + b"more", "empty": b"", "text": b"0 0 0\n" * 99}.get(what, whole))
-    if what == "no labels":
-        (place / "train_label.pkl").unlink()
-    if what == "cut labels":
-        (place / "train_label.pkl").write_bytes(pickle.dumps((names, labels))[:-20])
-    if what == "two folders":
-        (place.parent / "xview").mkdir()
-        (place.parent / "xview" / "val_data_joint.npy").write_bytes(whole)
-
-
-DAMAGE = {"pyskl": pyskl_damage, "ctrgcn": ctrgcn_damage, "agcn": agcn_damage}
-WHOLE = [("pyskl", what, part) for what, part in {
-    "truncated": "pickle", "empty": "empty", "not a pickle": "pickle", "utf-16": "pickle", "no annotations": "no annotations", "not a dict": "7", "other keys": "'x'",
-    "split twice": "both sides", "split names": "'xsub'", "split numbers": "xsub_train", "split list": "'split'", "array for split": "'split'", "null": "keypoint",
-    "two dimensions": "2-D", "coco": "17 joints", "several": "b.pkl", "objects": "O8"}.items()]
-WHOLE += [("ctrgcn", what, part) for what, part in {
-    "truncated": "zip", "empty": "zip", "not a zip": "zip", "joints": "147", "bodies": "75", "flat": "labels", "fewer labels": "labels", "cube": "one-hot", "objects": "object",
-    "columns": "column order", "text": "<U1", "no rows": "no rows", "missing": "y_test", "several": "NTU60_CV", "bomb": "bytes, expected", "climbs": "outside", "short array": "bytes, expected",
-    "encrypted": "encrypted"}.items()]
-WHOLE += [("agcn", what, part) for what, part in {
-    "joints": "18", "flat": "shape", "coordinates": "shape", "columns": "column order", "objects": "object", "fewer labels": "labels", "one list": "two lists", "not lists": "list",
-    "fewer frames": "num_frame", "truncated": "bytes, expected", "more": "bytes, expected", "empty": "npy", "text": "npy", "no labels": "train_label.pkl", "cut labels": "train_label.pkl",
-    "dict": "two lists", "two folders": "xview"}.items()]
-ONE = [("pyskl", what, part) for what, part in {
-    "nan": "annotation 3: frame 7", "joints": "annotation 3", "bodies": "--renormalise", "flat": "annotation 3", "longer": "9999", "shorter": "total_frames", "twice": "twice", "label": "-1",
-    "label too high": "5000", "shuffled": "11", "text": "'points'", "name": "annotation 3"}.items()]
-ONE += [("ctrgcn", what, part) for what, part in {"nan": "row 3: frame 7", "overflow": "row 3: frame 7", "no label": "row 3", "two labels": "row 3", "half": "row 3", "label": "row 3"}.items()]
-ONE += [("agcn", what, part) for what, part in {"nan": "row 3: frame 7", "twice": "row 3", "label": "-1", "label too high": "row 3", "shuffled": "row 3", "letters": "'4'", "name": "row 3",
-                                                "frames": "301"}.items()]
-# In these three the first action has too few clips to say which label is the odd one, so more than one may be named.
+CASES = {"pyskl": PYSKL | PYSKL_CLIP, "ctrgcn": CTRGCN | CTRGCN_CLIP,
+         "agcn": AGCN | AGCN_CLIP | AGCN_FRAMES | AGCN_FRAMES_CLIP | LENGTHS | LENGTHS_CLIP}
+ONE = [(name, what) for name, cases in {"pyskl": PYSKL_CLIP, "ctrgcn": CTRGCN_CLIP, "agcn": AGCN_CLIP | AGCN_FRAMES_CLIP | LENGTHS_CLIP}.items()
+       for what in cases]
+ALL = [(name, what) for name, cases in CASES.items() for what in [*cases, *BYTES]]
 case = pytest.mark.parametrize
 
 
-@case("name, what, part", WHOLE + ONE, ids=lambda v: v.replace(" ", "-"))
-def test_refused_in_one_line(name, what, part, store, tmp_path):
+@case("name, what", ALL, ids=lambda v: v.replace(" ", "-"))
+def test_refused_in_one_line(name, what, store, tmp_path):
     place = tmp_path / "data"
     place.mkdir()
-    DAMAGE[name](what, store, place)
+    part = damage(name, what, store, place)
     assert_mistake(run(place, tmp_path / "store"), place, part)
     assert not (tmp_path / "store").exists()
 
 
-@case("name, what, part", ONE, ids=lambda v: v.replace(" ", "-"))
-def test_skipped_and_listed(name, what, part, store, tmp_path):
+@case("name, what", ONE, ids=lambda v: v.replace(" ", "-"))
+def test_skipped_and_listed(name, what, store, tmp_path):
     place = tmp_path / "data"
     place.mkdir()
-    DAMAGE[name](what, store, place)
+    part = damage(name, what, store, place)
     done = run(place, tmp_path / "store", "--on-error", "skip")
     assert done.returncode == 0, done.stderr
     back = SkeletonStore.open(tmp_path / "store")
     rows = skipped(back)
     assert len(back) == len(store) - 1 == back.meta["source"]["found"] - 1 and back.meta["source"]["skipped"] == len(rows) == 1
     assert part in rows[0]["reason"] and f"{len(rows)}" in done.stdout
+
+
+def test_files_that_are_missing_or_too_many(store, tmp_path):
+    for name, write in WRITERS.items():
+        (tmp_path / name).mkdir()
+        write(store, tmp_path / name)
+    (tmp_path / "pyskl" / "b.pkl").write_bytes((tmp_path / "pyskl" / "ntu60_3danno.pkl").read_bytes())
+    assert_mistake(run(tmp_path / "pyskl", tmp_path / "store"), "b.pkl", "expected one")
+    (tmp_path / "ctrgcn" / "NTU60_CV.npz").write_bytes((tmp_path / "ctrgcn" / "NTU60_CS.npz").read_bytes())
+    assert_mistake(run(tmp_path / "ctrgcn", tmp_path / "store"), "NTU60_CV", "expected one")
+    write_agcn(store, tmp_path / "agcn", "xview")
+    assert_mistake(run(tmp_path / "agcn", tmp_path / "store"), "xsub", "xview", "expected one")
+    (tmp_path / "agcn" / "xsub" / "train_label.pkl").unlink()
+    assert_mistake(run(tmp_path / "agcn" / "xsub", tmp_path / "store"), "train_label.pkl")
+    (tmp_path / "agcn" / "xview" / "val_label.pkl").write_bytes((tmp_path / "agcn" / "xview" / "val_label.pkl").read_bytes()[:-20])
+    assert_mistake(run(tmp_path / "agcn" / "xview", tmp_path / "store"), "val_label.pkl")
+
+
+@case("what", ["bomb", "climbs", "short array", "encrypted"])
+def test_npz_that_mean_harm(what, store, tmp_path):
+    """An `.npz` is a zip, too."""
+    path = tmp_path / "NTU60_CS.npz"
+    np.savez(path, **ctrgcn_arrays(store))
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (99999999, 300, 150)}\n"
+    members |= {"bomb": {"x_train.npy": b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + bytes(10**7)},
+                "climbs": {"../../x.npy": b"x"}, "short array": {"x_train.npy": members["x_train.npy"][:-4]}}.get(what, {})
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    if what == "encrypted":
+        path.write_bytes(encrypted(path.read_bytes()))
+    part = {"climbs": "outside", "encrypted": "encrypted"}.get(what, "bytes, expected")
+    assert_mistake(run(path, tmp_path / "store"), "NTU60_CS.npz", part)
+
+
+def encrypted(content):
+    """A zip whose members all say that they are."""
+    content = bytearray(content)
+    for magic, flag in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        place = content.find(magic)
+        while place >= 0:
+            content[place + flag] |= 1
+            place = content.find(magic, place + 1)
+    return bytes(content)
 
 
 @case("name", WRITERS)
@@ -325,7 +386,8 @@ def test_nobody_is_left_out_by_rule(name, store, tmp_path):
     else:
         np.lib.format.open_memmap(place / "xsub" / "train_data_joint.npy", mode="r+")[:2] = 0
     back = prepare.prepare(place, tmp_path / "store", workers=1, progress=False)
-    assert len(back) == len(store) - 2 and back.meta["source"]["left_out"] == {"nobody is seen in any frame": 2} and back.meta["source"]["skipped"] == 0
+    assert len(back) == len(store) - 2 and back.meta["source"]["skipped"] == 0
+    assert back.meta["source"]["left_out"] == {"nobody is seen in any frame": 2}
 
 
 @case("name", WRITERS)
@@ -333,26 +395,26 @@ def test_hostile_zips(name, store, tmp_path):
     place = tmp_path / "data"
     place.mkdir()
     WRITERS[name](store, place)
-    path = zipped(place, zipfile.ZIP_DEFLATED)
-    whole = path.read_bytes()
-    with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr("../../evil.npy", b"")
-    assert_mistake(run(path, tmp_path / "store"), "data.zip", "outside")
-    path.write_bytes(whole[: len(whole) // 2])
-    assert_mistake(run(path, tmp_path / "store"), "data.zip")
-    with zipfile.ZipFile(io.BytesIO(whole)) as archive:
+    whole = zipped(place, zipfile.ZIP_DEFLATED).read_bytes()
+    (tmp_path / "cut.zip").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "climbs.zip").write_bytes(whole)
+    with zipfile.ZipFile(tmp_path / "climbs.zip", "a") as archive:
         info = max(archive.infolist(), key=lambda i: i.compress_size)
+        archive.writestr("../../evil.npy", b"")
     middle = info.header_offset + info.compress_size // 2
-    path.write_bytes(whole[:middle] + bytes(50) + whole[middle + 50:])
-    assert_mistake(run(path, tmp_path / "store"), "data.zip/deep")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "data.zip"]
+    (tmp_path / "damaged.zip").write_bytes(whole[:middle] + bytes(50) + whole[middle + 50:])
+    (tmp_path / "locked.zip").write_bytes(encrypted(whole))
+    before = sorted(p.name for p in tmp_path.iterdir())
+    for file, part in {"cut": "zip", "climbs": "outside", "damaged": "damaged.zip/deep", "locked": "encrypted"}.items():
+        assert_mistake(run(tmp_path / f"{file}.zip", tmp_path / "store"), f"{file}.zip", part)
+    assert sorted(p.name for p in tmp_path.iterdir()) == before
 
 
 @case("name, file", [("pyskl", "a.pkl"), ("agcn", "xsub/train_label.pkl")])
 def test_zip_bomb(name, file, store, tmp_path):
-    """A pickle of 200 MB of zeros, packed into 200 kB."""
+    """A pickle of 50 MB of zeros, packed into 50 kB."""
     with zipfile.ZipFile(tmp_path / "data.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr(file, pickle.dumps(bytes(2 * 10**8)))
+        archive.writestr(file, pickle.dumps(bytes(5 * 10**7)))
         buffer = io.BytesIO()
         np.save(buffer, np.zeros((1, 3, 2, 25, 2), np.float32))
         if name == "agcn":
@@ -386,20 +448,31 @@ def test_a_file_that_changes_is_read_anew(tmp_path):
         assert (Array(str(tmp_path / "x.npy")).rows(1, 3) == value).all()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kB on Linux")
+MEMORY = """
+import re, sys
+from scdnet.prepare import prepare
+store = prepare(sys.argv[1], sys.argv[2], workers=1, progress=False)
+print(len(store), re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
 def test_memory_is_less_than_the_file(tmp_path):
-    """540 MB of AGCN arrays in a process that may not hold them."""
-    x = np.lib.format.open_memmap(tmp_path / "train_data_joint.npy", mode="w+", dtype=np.float32, shape=(3000, 3, 300, 25, 2))
-    x[:, :, :2] = 1                                                                           # the rest of the file is sparse
-    del x
-    (tmp_path / "train_label.pkl").write_bytes(pickle.dumps(([f"clip{i}" for i in range(3000)], [i % 7 for i in range(3000)])))
-    code = ("import resource, sys; from scdnet.prepare import FORMATS, prepare; from scdnet.formats import agcn; FORMATS['agcn'] = agcn.FORMAT\n"
-            "store = prepare(sys.argv[1], sys.argv[2], workers=2, progress=False)\n"
-            "print(len(store), *(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))")
-    done = subprocess.run([sys.executable, "-c", code, tmp_path, tmp_path / "store"], capture_output=True, text=True, timeout=120)
+    """540 MB of AGCN's arrays, most of them a hole in the file, by a process that must not hold them."""
+    rows, row = 3000, np.zeros((3, 300, 25, 2), np.float32)
+    row[:, :2] = 1
+    with open(tmp_path / "train_data_joint.npy", "wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (rows, *row.shape)})
+        start = file.tell()
+        for i in range(0, rows, 10):
+            file.seek(start + i * row.nbytes)
+            file.write(row.tobytes())
+        file.truncate(start + rows * row.nbytes)
+    (tmp_path / "train_label.pkl").write_bytes(pickle.dumps(([f"clip{i}" for i in range(rows)], [i % 7 for i in range(rows)])))
+    done = subprocess.run([sys.executable, "-c", MEMORY, tmp_path, tmp_path / "store"], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    count, parent, child = map(int, done.stdout.split())
-    assert count == 3000 and parent < 400_000 and child < 400_000, done.stdout
+    count, peak = map(int, done.stdout.split())
+    assert count == rows / 10 and peak < 300_000, done.stdout                                 # kB
 
 
 # pickles that mean harm
@@ -436,50 +509,109 @@ def raw(content):
 HOSTILE = {
     "os.system": text("os", "system", "touch pwned"),
     "posix.system": text("posix", "system", "touch pwned"),
-    "eval": text("builtins", "eval", TOUCH), "eval of python 2": text("__builtin__", "eval", TOUCH),
-    "exec": pickle.dumps(Calls(exec, TOUCH)), "open": text("builtins", "open", "pwned", "w"), "io.open": text("io", "open", "pwned", "w"),
-    "import": text("builtins", "__import__", "antigravity"), "getattr": text("builtins", "getattr", "a", "upper"),
+    "eval": text("builtins", "eval", TOUCH),
+    "eval of python 2": text("__builtin__", "eval", TOUCH),
+    "exec": pickle.dumps(Calls(exec, TOUCH)),
+    "open": text("builtins", "open", "pwned", "w"),
+    "io.open": text("io", "open", "pwned", "w"),
+    "import": text("builtins", "__import__", "antigravity"),
+    "getattr": text("builtins", "getattr", "a", "upper"),
     "subprocess": pickle.dumps(Calls(subprocess.Popen, ["touch", "pwned"])),
-    "partial": text("functools", "partial", 1), "attrgetter": text("operator", "attrgetter", "x"), "codecs.decode": text("_codecs", "decode", "x", "rot13"),
-    "codecs": text("_codecs", "encode", "x", "rot13"), "codecs zip": text("_codecs", "encode", "x", "zlib"), "codecs of a number": text("_codecs", "encode", 1, "latin1"),
-    "lookup": text("_codecs", "lookup", "x"), "register": text("_codecs", "register", 1),
-    "instance": b"(S'touch pwned'\nios\nsystem\n.", "instance of what is admitted": b"(inumpy\ndtype\n.",
-    "object": b"(cos\nsystem\nS'touch pwned'\no.", "object of what is admitted": b"(cnumpy\ndtype\nS'f4'\no.",
-    "new object": b"\x80\x02csubprocess\nPopen\n(lS'touch'\naS'pwned'\na\x85\x81.", "new object of what is admitted": b"\x80\x02cnumpy\ndtype\nX\x02\x00\x00\x00f4\x85\x81.",
-    "new object with words": b"\x80\x04csubprocess\nPopen\n)}\x92.", "extension 1": b"\x80\x02\x82\x01.", "extension 4": b"\x80\x02\x84\x01\x00\x00\x00.",
-    "dotted": b"\x80\x04\x8c\x05numpy\x8c\x0endarray.tofile\x93.", "dotted dtype": b"\x80\x04\x8c\x05numpy\x8c\x15dtype.__class__.__mro__\x93.",
-    "dotted module": b"\x80\x04\x8c\x00\x8c\x0dnumpy.ndarray\x93.", "global names that are no text": b"\x80\x04K\x01K\x02\x93.",
-    "numpy.load": text("numpy", "load", "x"), "numpy.fromfile": text("numpy", "fromfile", "x"), "numpy.memmap": text("numpy", "memmap", "pwned"),
-    "runstring": text("numpy.testing", "runstring", TOUCH, {}), "random": text("numpy.random._pickle", "__randomstate_ctor", "MT19937"),
-    "numpy.array": text("numpy", "array", 1), "numpy.zeros": text("numpy", "zeros", 10**12), "dtypes": text("numpy.dtypes", "ObjectDType"),
-    "copyreg": text("copyreg", "_reconstructor", 1, 2, 3), "copy_reg of python 2": text("copy_reg", "_reconstructor", 1, 2, 3), "newobj": text("copyreg", "__newobj__", 1),
-    "ndarray called": b"\x80\x02cnumpy\nndarray\nJ\xff\xff\xff\x7f\x85\x85R.", "word changed": b"\x80\x02cnumpy\nndarray\n}U\x01xK\x01sb.",
-    "function changed": b"\x80\x02cnumpy\ndtype\n}U\x0c__defaults__K\x01sb.", "function changed by its slots": b"\x80\x02c_codecs\nencode\nN}U\x08__code__K\x01s\x86b.",
-    "function changed in its table": b"\x80\x02cnumpy\ndtype\nU\x01xK\x01s.", "function extended": b"\x80\x02cnumpy\ndtype\n(K\x01e.", "function filled": b"\x80\x04cnumpy\ndtype\n(K\x01\x90.",
-    "persistent id": b"Pfile:///etc/passwd\n.", "binary persistent id": b"\x80\x02K\x01Q.", "buffer from outside": b"\x80\x05\x97.", "read-only buffer": b"\x80\x05\x96" + bytes(8) + b"\x98.",
-    "objects in an array": pickle.dumps(np.array([Calls(exec, TOUCH)], dtype=object), 4), "plain objects in an array": pickle.dumps(np.array([None], dtype=object), 2),
-    "objects in protocol 5": pickle.dumps(np.array([{}], dtype=object), 5), "named columns": pickle.dumps(np.zeros(2, [("a", "f4"), ("b", "O")])), "dates": pickle.dumps(np.zeros(2, "M8[s]")),
-    "masked": pickle.dumps(np.ma.zeros(3)), "matrix": pickle.dumps(np.matrix([1])),
-    "pointers": array_state((1,), "O8", raw(b"\x41" * 8), (3, "|", None, None, None, -1, -1, 0)), "void": array_state((1,), "V8", raw(b"\x41" * 8)),
-    "type with columns": array_state((1,), "f8", raw(b"\x41" * 8), (3, "<", None, ("a",), {"a": 1}, 8, 8, 0)), "type of parts": array_state((1,), "f8", raw(b"\x41" * 8), (3, "<", (1, 2), None, None, -1, -1, 0)),
-    "type without a state": array_state((1,), "f8", raw(b"\x41" * 8), 7), "type of many": array_state((1,), "8f8", raw(b"\x41" * 64)), "long type": array_state((1,), "U999999999", raw(b"")),
-    "shape too large": array_state((10**15,), "f4", raw(b"abcd")), "shape below zero": array_state((-1,), "f4", raw(b"abcd")), "shape of huge numbers": array_state((10**5000,), "f4", raw(b"abcd")),
-    "shape of texts": array_state(("1",), "f4", raw(b"abcd")), "shape too long": array_state((1,) * 99, "f4", raw(b"abcd")), "no bytes": array_state((1,), "f4", raw([1])),
-    "built twice": array_state((1,), "f4", raw(b"abcd"), twice=True), "array in its own array": b"\x80\x02cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87Rq\x00(K\x01K\x01\x85h\x00\x89h\x00tb.",
-    "scalar of objects": text("numpy.core.multiarray", "scalar", 1, 2), "buffer of nothing": text("numpy.core.numeric", "_frombuffer", 1, 2, 3, 4),
-    "memory of places": b"\x80\x02Nr\xff\xff\xff\x7f.", "memory of places in text": b"Np2147483647\n.", "announced bytes": b"\x80\x04\x8e" + struct.pack("<Q", 2**40) + b"abc.",
-    "announced array": b"\x80\x05\x96" + struct.pack("<Q", 2**40) + b"abc.", "announced text": b"\x80\x04\x8d" + struct.pack("<Q", 2**62) + b"abc.", "announced frame": b"\x80\x04\x95" + struct.pack("<Q", 2**40) + b"N.",
-    "bytes by number": text("builtins", "bytes", 10**12), "set of a number": text("builtins", "set", 10**12), "long number": b"L" + b"9" * 10**5 + b"L\n.",
-    "encoded again and again": b"\x80\x02c_codecs\nencode\nq\x00X" + struct.pack("<I", 10**5) + b"a" * 10**5 + b"q\x01U\x06latin1q\x02](" + b"h\x00h\x01h\x02\x86R" * 10**4 + b"e.",
-    "turned again and again": b"\x80\x03B" + struct.pack("<I", 10**5) + bytes(10**5) + b"q\x01](" + array_state((25000,), ">f4", b"h\x01", (3, ">", None, None, None, -1, -1, 0))[2:-1] * 3000 + b"e.",
-    "stack underflow": b"\x80\x02R.", "no stop": b"\x80\x02N", "nothing": b"\x80\x02.", "unknown instruction": b"\x80\x02\xff.", "protocol 255": b"\x80\xff.", "deep": b"(" * 10**5 + b".",
-    "nested": b"]" * 10**5 + b"a" * (10**5 - 1) + b".", "lists of lists of themselves": b"]q\x00h\x00a.", "text for a file": b"annotations:\n  - label: 1\n", "gzip": b"\x1f\x8b\x08\x00" + bytes(20),
+    "partial": text("functools", "partial", 1),
+    "attrgetter": text("operator", "attrgetter", "x"),
+    "codecs.decode": text("_codecs", "decode", "x", "rot13"),
+    "codecs": text("_codecs", "encode", "x", "rot13"),
+    "codecs zip": text("_codecs", "encode", "x", "zlib"),
+    "codecs of a number": text("_codecs", "encode", 1, "latin1"),
+    "lookup": text("_codecs", "lookup", "x"),
+    "register": text("_codecs", "register", 1),
+    "instance": b"(S'touch pwned'\nios\nsystem\n.",
+    "instance of what is admitted": b"(inumpy\ndtype\n.",
+    "object": b"(cos\nsystem\nS'touch pwned'\no.",
+    "object of what is admitted": b"(cnumpy\ndtype\nS'f4'\no.",
+    "new object": b"\x80\x02csubprocess\nPopen\n(lS'touch'\naS'pwned'\na\x85\x81.",
+    "new object of what is admitted": b"\x80\x02cnumpy\ndtype\nX\x02\x00\x00\x00f4\x85\x81.",
+    "new object with words": b"\x80\x04csubprocess\nPopen\n)}\x92.",
+    "extension 1": b"\x80\x02\x82\x01.",
+    "extension 4": b"\x80\x02\x84\x01\x00\x00\x00.",
+    "dotted": b"\x80\x04\x8c\x05numpy\x8c\x0endarray.tofile\x93.",
+    "dotted dtype": b"\x80\x04\x8c\x05numpy\x8c\x15dtype.__class__.__mro__\x93.",
+    "dotted module": b"\x80\x04\x8c\x00\x8c\x0dnumpy.ndarray\x93.",
+    "global names that are no text": b"\x80\x04K\x01K\x02\x93.",
+    "numpy.load": text("numpy", "load", "x"),
+    "numpy.fromfile": text("numpy", "fromfile", "x"),
+    "numpy.memmap": text("numpy", "memmap", "pwned"),
+    "runstring": text("numpy.testing", "runstring", TOUCH, {}),
+    "random": text("numpy.random._pickle", "__randomstate_ctor", "MT19937"),
+    "numpy.array": text("numpy", "array", 1),
+    "numpy.zeros": text("numpy", "zeros", 10**12),
+    "dtypes": text("numpy.dtypes", "ObjectDType"),
+    "copyreg": text("copyreg", "_reconstructor", 1, 2, 3),
+    "copy_reg of python 2": text("copy_reg", "_reconstructor", 1, 2, 3),
+    "newobj": text("copyreg", "__newobj__", 1),
+    "ndarray called": b"\x80\x02cnumpy\nndarray\nJ\xff\xff\xff\x7f\x85\x85R.",
+    "word changed": b"\x80\x02cnumpy\nndarray\n}U\x01xK\x01sb.",
+    "function changed": b"\x80\x02cnumpy\ndtype\n}U\x0c__defaults__K\x01sb.",
+    "function changed by its slots": b"\x80\x02c_codecs\nencode\nN}U\x08__code__K\x01s\x86b.",
+    "function changed in its table": b"\x80\x02cnumpy\ndtype\nU\x01xK\x01s.",
+    "function extended": b"\x80\x02cnumpy\ndtype\n(K\x01e.",
+    "function filled": b"\x80\x04cnumpy\ndtype\n(K\x01\x90.",
+    "persistent id": b"Pfile:///etc/passwd\n.",
+    "binary persistent id": b"\x80\x02K\x01Q.",
+    "buffer from outside": b"\x80\x05\x97.",
+    "read-only buffer": b"\x80\x05\x96" + bytes(8) + b"\x98.",
+    "objects in an array": pickle.dumps(np.array([Calls(exec, TOUCH)], dtype=object), 4),
+    "plain objects in an array": pickle.dumps(np.array([None], dtype=object), 2),
+    "objects in protocol 5": pickle.dumps(np.array([{}], dtype=object), 5),
+    "named columns": pickle.dumps(np.zeros(2, [("a", "f4"), ("b", "O")])),
+    "dates": pickle.dumps(np.zeros(2, "M8[s]")),
+    "masked": pickle.dumps(np.ma.zeros(3)),
+    "pointers": array_state((1,), "O8", raw(b"\x41" * 8), (3, "|", None, None, None, -1, -1, 0)),
+    "void": array_state((1,), "V8", raw(b"\x41" * 8)),
+    "type with columns": array_state((1,), "f8", raw(b"\x41" * 8), (3, "<", None, ("a",), {"a": 1}, 8, 8, 0)),
+    "type of parts": array_state((1,), "f8", raw(b"\x41" * 8), (3, "<", (1, 2), None, None, -1, -1, 0)),
+    "type without a state": array_state((1,), "f8", raw(b"\x41" * 8), 7),
+    "type of many": array_state((1,), "8f8", raw(b"\x41" * 64)),
+    "long type": array_state((1,), "U999999999", raw(b"")),
+    "shape too large": array_state((10**15,), "f4", raw(b"abcd")),
+    "shape below zero": array_state((-1,), "f4", raw(b"abcd")),
+    "shape of huge numbers": array_state((10**5000,), "f4", raw(b"abcd")),
+    "shape of texts": array_state(("1",), "f4", raw(b"abcd")),
+    "shape too long": array_state((1,) * 99, "f4", raw(b"abcd")),
+    "no bytes": array_state((1,), "f4", raw([1])),
+    "built twice": array_state((1,), "f4", raw(b"abcd"), twice=True),
+    "array in its own array": b"\x80\x02cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87Rq\x00(K\x01K\x01\x85h\x00\x89h\x00tb.",
+    "scalar of objects": text("numpy.core.multiarray", "scalar", 1, 2),
+    "buffer of nothing": text("numpy.core.numeric", "_frombuffer", 1, 2, 3, 4),
+    "memory of places": b"\x80\x02Nr\xff\xff\xff\x7f.",
+    "memory of places in text": b"Np2147483647\n.",
+    "announced bytes": b"\x80\x04\x8e" + struct.pack("<Q", 2**40) + b"abc.",
+    "announced array": b"\x80\x05\x96" + struct.pack("<Q", 2**40) + b"abc.",
+    "announced text": b"\x80\x04\x8d" + struct.pack("<Q", 2**62) + b"abc.",
+    "announced frame": b"\x80\x04\x95" + struct.pack("<Q", 2**40) + b"N.",
+    "bytes by number": text("builtins", "bytes", 10**12),
+    "set of a number": text("builtins", "set", 10**12),
+    "long number": b"L" + b"9" * 10**5 + b"L\n.",
+    "encoded again and again": (b"\x80\x02c_codecs\nencode\nq\x00X" + struct.pack("<I", 10**5) + b"a" * 10**5 + b"q\x01U\x06latin1q\x02]("
+                                + b"h\x00h\x01h\x02\x86R" * 10**4 + b"e."),
+    "turned again and again": (b"\x80\x03B" + struct.pack("<I", 10**5) + bytes(10**5) + b"q\x01]("
+                               + array_state((25000,), ">f4", b"h\x01", (3, ">", None, None, None, -1, -1, 0))[2:-1] * 3000 + b"e."),
+    "stack underflow": b"\x80\x02R.",
+    "no stop": b"\x80\x02N",
+    "nothing": b"\x80\x02.",
+    "unknown instruction": b"\x80\x02\xff.",
+    "protocol 255": b"\x80\xff.",
+    "deep": b"(" * 10**5 + b".",
+    "nested": b"]" * 10**5 + b"a" * (10**5 - 1) + b".",
+    "lists of lists of themselves": b"]q\x00h\x00a.",
+    "text for a file": b"annotations:\n  - label: 1\n",
+    "gzip": b"\x1f\x8b\x08\x00" + bytes(20),
 }
 
 
 @case("what", HOSTILE, ids=lambda v: v.replace(" ", "-"))
 def test_hostile_pickle(what, tmp_path, monkeypatch):
-    """Exit code 2, one line that names the file, and nothing was called or kept."""
+    """Exit code 2, one line that names the file, nothing called, nothing left behind, no memory filled."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.pkl").write_bytes(HOSTILE[what])
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -498,17 +630,18 @@ def test_hostile_labels(what, tmp_path, monkeypatch):
 
 
 def test_a_refused_global_is_named(tmp_path):
-    for what, wanted in (("os.system", "os.system"), ("subprocess", "subprocess.Popen"), ("dotted", "numpy.ndarray.tofile"), ("runstring", "numpy.testing.runstring")):
+    for what, wanted in {"os.system": "os.system", "subprocess": "subprocess.Popen", "dotted": "numpy.ndarray.tofile",
+                         "runstring": "numpy.testing.runstring"}.items():
         (tmp_path / "a.pkl").write_bytes(HOSTILE[what])
         assert_mistake(run(tmp_path / "a.pkl", tmp_path / "store"), wanted, "expected only NumPy arrays")
 
 
 def test_pickles_cut_anywhere(store, tmp_path):
     """Every beginning of a good file is refused in one line; so is every file with one byte changed, or it is read."""
-    content = {"split": {"a_train": ["x"]}, "annotations": [{"frame_dir": "x", "label": np.int64(3), "keypoint": np.ones((1, 2, 25, 3), np.float16)[:, :, :1]}]}
+    content = {"split": {"a_train": ["x"]}, "annotations": [{"frame_dir": "x", "label": np.int64(3), "keypoint": np.ones((1, 2, 1, 3), np.float16)}]}
     entry = Entry(str(tmp_path / "a.pkl"))
     rng = np.random.default_rng(0)
-    for protocol in (0, 2, 4, 5):
+    for protocol in (2, 4):
         whole = pickle.dumps(content, protocol)
         for length in range(len(whole)):
             Path(entry.path).write_bytes(whole[:length])

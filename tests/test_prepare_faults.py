@@ -1,4 +1,5 @@
 """What a notebook tests badly: `prepare` that is interrupted or killed, and its memory."""
+import multiprocessing
 import os
 import random
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from scdnet.prepare import prepare
 from scdnet.store import SkeletonStore
 from scdnet.synthetic import perform, skeleton_text
 
@@ -86,70 +88,68 @@ def test_interrupt_leaves_nothing(archive, tmp_path):
     assert not group(process) and os.listdir(tmp_path) == []
 
 
-def open_whole(out, digest):
-    """Whether there is a store; if so, it is the one expected."""
-    assert not out.exists() or SkeletonStore.open(out, check_digest=True).digest == digest
-    return out.exists()
+def begin(source, out):
+    """`prepare` in a process of its own, once it has made its temporary folder; and the time."""
+    before = set(out.parent.iterdir())
+    process = subprocess.Popen([sys.executable, "-c", PROGRAM, str(source), str(out)])
+    while set(out.parent.iterdir()) <= before:
+        assert process.poll() is None
+        time.sleep(0.001)
+    return process, time.perf_counter()
 
 
 @linux
 def test_killed_at_any_moment_a_store_is_whole_or_not_there(small, tmp_path):
     """Kills from the first trace of work to some time after the last. SCDNET_KILLS=30 tries harder."""
     out, moment = tmp_path / "store", random.Random(0)
-    command, took = [sys.executable, "-c", PROGRAM, str(small), str(out)], 0.0
-
-    def begin():
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-        while not any(path not in before for path in tmp_path.iterdir()):
-            time.sleep(0.001)
-        return process, time.perf_counter()
-
-    before = set()
-    process, began = begin()
+    process, start = begin(small, out)
     assert process.wait() == 0
-    took, digest = time.perf_counter() - began, SkeletonStore.open(out).digest
+    took, digest = time.perf_counter() - start, SkeletonStore.open(out).digest
     for _ in range(KILLS):
         shutil.rmtree(out, ignore_errors=True)
-        before = set(tmp_path.iterdir())                       # what earlier kills have left
-        process, _ = begin()
+        process, _ = begin(small, out)
         time.sleep(moment.uniform(0, 1.1 * took))
         process.kill()
         process.wait()
-        open_whole(out, digest)
+        assert not out.exists() or SkeletonStore.open(out, check_digest=True).digest == digest
     shutil.rmtree(out, ignore_errors=True)
-    subprocess.run(command, check=True)
-    assert open_whole(out, digest)
+    assert begin(small, out)[0].wait() == 0                    # what the kills have left does not disturb
+    assert SkeletonStore.open(out, check_digest=True).digest == digest
     assert all(path == out or path.match(".store.*.partial") for path in tmp_path.iterdir())
 
 
-RENAMED = """import os, signal, sys
-from scdnet.prepare import prepare
-rename, count = os.rename, 0
-def deadly(old, new):
-    global count
-    count += 1
-    if count == {number} and {before}: os.kill(os.getpid(), signal.SIGKILL)
-    rename(old, new)
-    if count == {number}: os.kill(os.getpid(), signal.SIGKILL)
-os.rename = deadly
-prepare(sys.argv[1], sys.argv[2], workers=1, overwrite={overwrite}, progress=False)"""
+def die_at_rename(number, before, *arguments, **options):
+    """`prepare` that is killed just before or after its rename of that number."""
+    rename, seen = os.rename, []
+
+    def deadly(old, new):
+        seen.append(new)
+        if len(seen) == number and before:
+            os.kill(os.getpid(), signal.SIGKILL)
+        rename(old, new)
+        if len(seen) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    os.rename = deadly
+    prepare(*arguments, workers=1, progress=False, **options)
 
 
 @linux
-@pytest.mark.parametrize("overwrite, number, before, there", [(False, 1, True, False), (False, 1, False, True), (True, 1, True, True), (True, 1, False, False),
-                                                              (True, 2, True, False), (True, 2, False, True)])
-def test_killed_at_a_rename(overwrite, number, before, there, tmp_path):
-    """Also where a store is replaced: the old one, the new one, or none for a moment. In that moment both lie beside it, whole."""
+@pytest.mark.parametrize("overwrite, number, before, clips", [(False, 1, True, None), (False, 1, False, 3), (True, 1, True, 2), (True, 1, False, None),
+                                                              (True, 2, True, None), (True, 2, False, 3)])
+def test_killed_at_a_rename(overwrite, number, before, clips, tmp_path):
+    """Also where a store of 2 clips is replaced by one of 3: the old, the new, or none for a moment, in which both lie beside it, whole."""
     old, new, out = zip_of(tmp_path / "old.zip", 2), zip_of(tmp_path / "new.zip", 3), tmp_path / "store"
     if overwrite:
-        subprocess.run([sys.executable, "-c", PROGRAM, old, out], check=True)
-    program = RENAMED.format(number=number, before=before, overwrite=overwrite)
-    assert subprocess.run([sys.executable, "-c", program, new, out]).returncode == -signal.SIGKILL
-    assert out.exists() == there
-    stores = [SkeletonStore.open(path, check_digest=True) for path in tmp_path.glob("*store*") if path.is_dir()]
-    assert stores and {len(store) for store in stores} <= {2, 3}
-    subprocess.run([sys.executable, "-c", PROGRAM.replace("progress", "overwrite=True, progress"), new, out], check=True)
-    assert len(SkeletonStore.open(out, check_digest=True)) == 3
+        prepare(old, out, progress=False)
+    child = multiprocessing.get_context("fork").Process(target=die_at_rename, args=(number, before, new, out), kwargs={"overwrite": overwrite})
+    child.start()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
+    assert clips == (len(SkeletonStore.open(out, check_digest=True)) if out.exists() else None)
+    found = {len(SkeletonStore.open(path, check_digest=True)) for path in tmp_path.glob("*store*")}
+    assert found == ({2, 3} if overwrite else {3})
+    assert len(prepare(new, out, overwrite=True, progress=False)) == 3
 
 
 @linux

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DATA', 'FORMAT', 'folder_of', 'split_name', 'find_sides', 'Side', 'read_side', 'recognise', 'scan', 'read']
 
-# %% ../../nbs/15_formats_agcn.ipynb #cbdedb36
+# %% ../../nbs/15_formats_agcn.ipynb #2cacd606
 import os
 import re
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from ..files import InputError
-from .arrays import (Array, Block, as_list, check_labels, choose_classes, cut_blocks, load_pickle, ntu_rule, read_block,
+from .arrays import (PADDING, Array, Block, as_list, check_labels, choose_classes, cut_blocks, load_pickle, ntu_rule, read_block,
                                    skeleton_of)
 from .base import Clip, Entry, Format, LeftOut, Scan
 
-# %% ../../nbs/15_formats_agcn.ipynb #9ffa0a6b
+# %% ../../nbs/15_formats_agcn.ipynb #6b434b3b
 DATA = re.compile(r"(train|val)_data_joint\.npy")
 
 
@@ -49,7 +49,8 @@ def find_sides(entries: Sequence[Entry]) -> dict[str, dict[str, Entry]]:
     if not folders:
         raise InputError(f"{entries[0].label}: expected {FORMAT.expects}; there are none among {len(entries)} files")
     if len(folders) > 1:
-        raise InputError(f"{folders[0]} and {folders[1]}: {len(folders)} splits of the same clips, expected one; for NTU the others follow by rule")
+        raise InputError(f"{folders[0]} and {folders[1]}: {len(folders)} splits of the same clips, expected one; "
+                         "for NTU the others follow by rule")
     found: dict[str, dict[str, Entry]] = {}
     for entry in entries:
         match = re.fullmatch(r"(train|val)_(data_joint\.npy|label\.pkl|num_frame\.npy)", entry.file)
@@ -60,7 +61,7 @@ def find_sides(entries: Sequence[Entry]) -> dict[str, dict[str, Entry]]:
             raise InputError(f"{files['data_joint'].label}: no {side}_label.pkl among the sources, expected it beside the joints")
     return {side: files for side, files in sorted(found.items()) if "data_joint" in files}
 
-# %% ../../nbs/15_formats_agcn.ipynb #6a24df8c
+# %% ../../nbs/15_formats_agcn.ipynb #e55d69bc
 @dataclass
 class Side:
     """What is known about one side before its frames are read."""
@@ -88,7 +89,8 @@ def read_side(files: dict[str, Entry]) -> Side:
         raise InputError(f"{where}: expected two lists, names and labels")
     names, labels = (as_list(part, f"{where}, {what}") for part, what in zip(content, ("names", "labels")))
     if not len(names) == len(labels) == array.shape[0]:
-        raise InputError(f"{where}: {len(names)} names and {len(labels)} labels, expected {array.shape[0]} of each, the rows of {array.label}")
+        raise InputError(f"{where}: {len(names)} names and {len(labels)} labels, "
+                         f"expected {array.shape[0]} of each, the rows of {array.label}")
     names = [name.removesuffix(".skeleton") if isinstance(name, str) else name for name in names]
     lengths, wrong = [None] * len(names), check_labels(names, labels, f"{where}, row")
     if "num_frame" in files:
@@ -101,7 +103,7 @@ def read_side(files: dict[str, Entry]) -> Side:
                 wrong.setdefault(row, f"{counts.label}, row {row}: {length} frames, expected 0 to {array.shape[2]}")
     return Side(array, names, labels, lengths, wrong)
 
-# %% ../../nbs/15_formats_agcn.ipynb #09627f0c
+# %% ../../nbs/15_formats_agcn.ipynb #c3d29eff
 def recognise(entry: Entry) -> bool:
     """Whether a file holds joints in AGCN's layout."""
     return DATA.fullmatch(entry.file) is not None
@@ -121,7 +123,7 @@ def scan(entries: list[Entry], renormalise: bool = False) -> Scan:
     return Scan(tasks=[block for side, found in sides.items() for block in cut_blocks(found.array, clips[side])], persons=bodies,
                 skeleton=skeleton_of(array.shape[3], array.label), classes=choose_classes(names, labels), rule=ntu_rule(names),
                 lists={split_name(folder_of(next(iter(files.values()))["data_joint"])): lists}, normalise=renormalise, at_once=1,
-                left_out=left_out, options={"renormalise": renormalise})
+                left_out=left_out, options={"renormalise": renormalise} | PADDING)
 
 
 def _check_sides(sides: Sequence[Side]) -> tuple[Array, int]:
@@ -129,7 +131,8 @@ def _check_sides(sides: Sequence[Side]) -> tuple[Array, int]:
     array, before = sides[0].array, set()
     for side in sides:
         if side.array.shape[3:] != array.shape[3:]:
-            raise InputError(f"{side.array.label}: shape {side.array.shape}, expected {array.shape[3:]} joints and bodies as in {array.label}")
+            raise InputError(f"{side.array.label}: shape {side.array.shape}, "
+                             f"expected {array.shape[3:]} joints and bodies as in {array.label}")
         for row, name in enumerate(side.names):
             if row not in side.wrong and name in before:
                 side.wrong[row] = f"{side.array.label}, row {row}: the clip {name} is there twice, first in {array.label}"

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['SPLITS', 'SIDES', 'FORMAT', 'split_name', 'read_labels', 'recognise', 'scan', 'read']
 
-# %% ../../nbs/15_formats_ctrgcn.ipynb #d9165df3
+# %% ../../nbs/15_formats_ctrgcn.ipynb #cf143f05
 import re
 
 import numpy as np
 
 from ..files import InputError
-from .arrays import LABELS, Array, Block, archive_members, cut_blocks, read_block, the_file
+from .arrays import LABELS, PADDING, Array, Block, archive_members, cut_blocks, read_block, the_file
 from .base import Clip, Entry, Format, LeftOut, Scan, class_names
 from ..skeleton import NTU25
 
@@ -49,7 +49,7 @@ def read_labels(array: Array) -> tuple[list[int | None], int]:
         labels += [label if good else None for label, good in zip(found.tolist(), clear.tolist())]
     return labels, shape[1] if len(shape) == 2 else 0
 
-# %% ../../nbs/15_formats_ctrgcn.ipynb #565f1dea
+# %% ../../nbs/15_formats_ctrgcn.ipynb #c57a6942
 def recognise(entry: Entry) -> bool:
     """Whether a file is an `.npz`."""
     return entry.file.lower().endswith(".npz")
@@ -90,7 +90,7 @@ def _scan(entry: Entry, sides: dict[str, tuple], renormalise: bool) -> Scan:
     return Scan(tasks=[block for side, clips in named.items() for block in cut_blocks(sides[side][0], clips)], skeleton=NTU25,
                 classes=class_names("ntu")[:count] if count in (60, 120) else [str(i) for i in range(count)],
                 persons=widths.pop() // (3 * NTU25.num_joints), lists={split_name(entry.file): (names["train"], names["test"])},
-                normalise=renormalise, at_once=1, left_out=left_out, options={"renormalise": renormalise})
+                normalise=renormalise, at_once=1, left_out=left_out, options={"renormalise": renormalise} | PADDING)
 
 
 def _arrange(row: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@
 __all__ = ['SIZE', 'PERSONS', 'SIDE', 'FORMAT', 'load_annotations', 'find_fault', 'read_splits', 'Annotations', 'recognise',
            'scan', 'read']
 
-# %% ../../nbs/15_formats_pyskl.ipynb #f776f23f
+# %% ../../nbs/15_formats_pyskl.ipynb #173942fb
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,8 @@ from functools import lru_cache
 import numpy as np
 
 from ..files import InputError
-from .arrays import as_list, brief, check_labels, choose_classes, finish_clip, load_pickle, ntu_rule, skeleton_of, the_file
+from .arrays import (PADDING, as_list, brief, check_labels, choose_classes, finish_clip, load_pickle, ntu_rule, skeleton_of,
+                                   the_file)
 from .base import Clip, Entry, Format, LeftOut, Scan
 
 # %% ../../nbs/15_formats_pyskl.ipynb #370f4ad8
@@ -36,7 +37,7 @@ def load_annotations(entry: Entry) -> tuple[list, dict]:
     split = content.get("split")
     return list(content["annotations"]), {} if split is None else split
 
-# %% ../../nbs/15_formats_pyskl.ipynb #8947fc54
+# %% ../../nbs/15_formats_pyskl.ipynb #8c95e1f6
 PERSONS = 2                    # bodies, as in the official preparation
 
 
@@ -73,7 +74,7 @@ def _first_joints(entry: Entry, annotations: Sequence) -> int:
     if shape is None:
         raise InputError(f"{entry.label}, annotation 0: {brief(points[0])}, expected 'keypoint' as an array (bodies, frames, joints, 3)")
     if shape[3] == 2:
-        raise InputError(f"{entry.label}: 2-D keypoints of shape {shape}, expected 3-D ones (bodies, frames, joints, 3) as in ntu60_3danno.pkl")
+        raise InputError(f"{entry.label}: 2-D keypoints of shape {shape}, expected 3-D ones (bodies, frames, joints, 3)")
     return shape[2]
 
 # %% ../../nbs/15_formats_pyskl.ipynb #5b32abcf
@@ -99,7 +100,7 @@ def read_splits(lists: Mapping, where: str) -> dict[str, tuple[list[str], list[s
             raise InputError(f"{where}: the clip {min(both)[:40]} is on both sides of the split {split!r}, expected one")
     return found
 
-# %% ../../nbs/15_formats_pyskl.ipynb #78b0bc1e
+# %% ../../nbs/15_formats_pyskl.ipynb #d3300d2b
 @dataclass(frozen=True)
 class Annotations:
     """Some annotations of a file, to be read by one process."""
@@ -143,7 +144,7 @@ def scan(entries: list[Entry], renormalise: bool = False) -> Scan:
     left_out = [LeftOut(names[row] if isinstance(names[row], str) else "", entry.label, wrong[row], bad=True) for row in sorted(wrong)]
     names, labels = [names[row] for row in rows], [labels[row] for row in rows]
     return Scan(tasks, skeleton, choose_classes(names, labels), persons, rule=ntu_rule(names), lists=read_splits(split, entry.label),
-                normalise=renormalise, at_once=1, left_out=left_out, options={"renormalise": renormalise})
+                normalise=renormalise, at_once=1, left_out=left_out, options={"renormalise": renormalise} | PADDING)
 
 
 def read(task: Annotations) -> list[Clip | LeftOut]:
@@ -154,7 +155,8 @@ def read(task: Annotations) -> list[Clip | LeftOut]:
         annotation = annotations[row]
         frames = np.asarray(annotation["keypoint"]).transpose(1, 0, 2, 3)
         frames = np.pad(frames, ((0, 0), (0, max(0, task.persons - frames.shape[1])), (0, 0), (0, 0)))
-        clips.append(finish_clip(frames, annotation["frame_dir"], annotation["label"], task.entry.label, f"{task.entry.label}, annotation {row}"))
+        where = f"{task.entry.label}, annotation {row}"
+        clips.append(finish_clip(frames, annotation["frame_dir"], annotation["label"], task.entry.label, where))
     return clips
 
 
