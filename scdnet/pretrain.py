@@ -284,7 +284,7 @@ def read_config(run:str|Path)->dict:
         raise InputError(f'{path}: not a run\'s configuration ({error})') from None
     return content
 
-# %% ../nbs/42_pretrain.ipynb #c7a4a605
+# %% ../nbs/42_pretrain.ipynb #6d055ee5
 def _changes(old:dict, new:dict, at:str='')->Iterator[str]:
     "Dotted names and both values of what differs between two nested dictionaries."
     for key in sorted(old.keys() | new.keys()):
@@ -297,8 +297,8 @@ def _check_same(run:Path, now:dict)->None:
     "InputError if `now` would give another result than the run's own config.json."
     before, now = read_config(run), json.loads(json.dumps(now))
     keys = 'split', 'config', 'skeleton', 'persons', 'coords', 'store'
-    free = 'device', 'save_every', 'compile'
-    trim = lambda d: {k: {n: v for n, v in d[k].items() if n not in free} if k == 'config' else d[k] for k in keys}
+    free = {'config': ('device', 'save_every', 'compile'), 'store': ('name',)}        # change nothing in the result
+    trim = lambda d: {k: {n: v for n, v in d[k].items() if n not in free[k]} if k in free else d[k] for k in keys}
     changed = list(_changes(trim(before), trim(now)))
     if changed: raise InputError(f'{run}: cannot resume with other options: {"; ".join(changed)}')
 

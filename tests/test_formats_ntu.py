@@ -229,9 +229,11 @@ def hostile(path, name=HOSTILE, content=TEXT.encode(), **changed):
 def test_hostile_archive(changed, parts, expected, tmp_path):
     source = hostile(tmp_path / "raw.zip", **changed)
     tracemalloc.start()
-    assert_refused_and_skipped(source, tmp_path / "store", expected[NTU], HOSTILE[:-9], "raw.zip/", HOSTILE, *parts)
-    assert tracemalloc.get_traced_memory()[1] < 16 * 2**20
-    tracemalloc.stop()
+    try:
+        assert_refused_and_skipped(source, tmp_path / "store", expected[NTU], HOSTILE[:-9], "raw.zip/", HOSTILE, *parts)
+        assert tracemalloc.get_traced_memory()[1] < 16 * 2**20
+    finally:
+        tracemalloc.stop()
 
 
 def test_archive_in_which_nothing_can_be_found(tmp_path):

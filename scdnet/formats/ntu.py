@@ -189,7 +189,7 @@ def parse_decimals(data: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np
         numbers[i] = float(data[starts[i] : ends[i]].tobytes())
     return numbers
 
-# %% ../../nbs/12_formats_ntu.ipynb #985c75ac
+# %% ../../nbs/12_formats_ntu.ipynb #a94af6e3
 LEAD = BODY_FIELDS + 1                                                    # words of a body before its first joint
 BODY_WORDS = LEAD + NTU25.num_joints * JOINT_FIELDS
 JOINTS = JOINT_FIELDS * np.arange(NTU25.num_joints)                       # from its first joint: where each begins
@@ -205,6 +205,7 @@ def parse_words(data: bytes, with_ids: bool = False) -> tuple[np.ndarray, np.nda
     total, starts, ends = int(data[: ends[0]]), ends[:-1] + 1, ends[1:]    # the number of frames; all other words
     counts, frames, bodies = _places(data, starts, ends, total)
     lines = np.concatenate([frames, (bodies[:, None] + LINES).ravel()])
+    # as many lines as there should be, each beginning where it should, and no empty word between two blanks
     in_order = data.count(b"\n") == 1 + len(lines) and (text[starts[lines] - 1] == 10).all() and (starts < ends).all()
     if not in_order or {data[starts[b - 1] : ends[b - 1]] for b in bodies} - {b"%d" % NTU25.num_joints}:
         raise ValueError("not in order")
@@ -303,7 +304,7 @@ def missing_skeletons() -> frozenset[str]:
     with open(shipped("ntu_missing_skeletons.csv"), encoding="utf-8", newline="") as file:
         return frozenset(row["name"] for row in csv.DictReader(file))
 
-# %% ../../nbs/12_formats_ntu.ipynb #9ee4103d
+# %% ../../nbs/12_formats_ntu.ipynb #aa3e6d1f
 LARGEST = 2**24                # bytes of a file
 
 
@@ -336,7 +337,7 @@ def scan(entries: list[Entry], keep_missing: bool = False, denoise: bool = False
     denoise
         Leave out bodies that are there too briefly or too wide to be a person (see `is_ghost`). The default is official: none.
     """
-    found = [Recording(entry.path, entry.member, denoise) for entry in entries if recognise(entry)]
+    found = [Recording(**vars(entry), denoise=denoise) for entry in entries if recognise(entry)]
     listed = frozenset() if keep_missing else missing_skeletons()
     left_out = [LeftOut(r.name, r.label, "on the published list of missing skeletons") for r in found if r.name in listed]
     numbers = [tuple(map(int, match.groups())) for r in found if (match := NAME.fullmatch(r.name))]
