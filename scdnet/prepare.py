@@ -109,7 +109,7 @@ def _follow_parent() -> None:
     multiprocessing.parent_process().join()
     os._exit(1)
 
-# %% ../nbs/19_prepare.ipynb #fa7c7185
+# %% ../nbs/19_prepare.ipynb #35055efa
 def prepare(sources: str | Path | Sequence[str | Path], out: str | Path, format: str = "auto", on_error: str = "fail",
             workers: int | None = None, overwrite: bool = False, progress: bool = True, **options) -> SkeletonStore:
     """Turn raw recordings into a store, with the official preparation.
@@ -148,9 +148,11 @@ def prepare(sources: str | Path | Sequence[str | Path], out: str | Path, format:
     sources = [sources] if isinstance(sources, (str, Path)) else list(sources)
     workers = _check_arguments(sources, on_error, workers)
     with new_folder(out, overwrite) as folder:
-        entries = _all_entries(sources)
+        untrusted = None if on_error == "fail" else []
+        entries = _all_entries(sources, untrusted)
         chosen = find_format(entries, format)
         found = chosen.scan(entries, **_check_options(chosen, options))
+        found.left_out += untrusted or []
         tasks, twice = _ordered(found.tasks)
         _refuse_bad(found.left_out + twice, on_error)
         if not tasks:
@@ -165,7 +167,7 @@ def prepare(sources: str | Path | Sequence[str | Path], out: str | Path, format:
             writer.close()
     return SkeletonStore.open(out)
 
-# %% ../nbs/19_prepare.ipynb #5846f6b7
+# %% ../nbs/19_prepare.ipynb #f705f632
 def _check_arguments(sources: list, on_error: str, workers: int | None) -> int:
     """The number of workers; InputError on an impossible argument."""
     if not sources:
@@ -186,9 +188,9 @@ def _check_options(chosen: Format, options: dict) -> dict:
     return options
 
 
-def _all_entries(sources: Iterable[str | Path]) -> list[Entry]:
-    """The files of all sources; a file reached twice counts once."""
-    return list({(os.path.realpath(e.path), e.member): e for source in sources for e in list_entries(source)}.values())
+def _all_entries(sources: Iterable[str | Path], untrusted: list[LeftOut] | None) -> list[Entry]:
+    """The files of all sources; a file reached twice counts once. `untrusted` as `bad` of `list_entries`."""
+    return list({(os.path.realpath(e.path), e.member): e for source in sources for e in list_entries(source, untrusted)}.values())
 
 
 def _ordered(tasks: list) -> tuple[list, list[LeftOut]]:

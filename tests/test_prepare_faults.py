@@ -135,14 +135,15 @@ def die_at_rename(number, before, *arguments, **options):
 
 
 @linux
-@pytest.mark.parametrize("overwrite, number, before, clips", [(False, 1, True, None), (False, 1, False, 3), (True, 1, True, 2), (True, 1, False, None),
-                                                              (True, 2, True, None), (True, 2, False, 3)])
+@pytest.mark.parametrize("overwrite, number, before, clips", [(False, 1, True, None), (False, 1, False, 3), (True, 1, True, 2),
+                                                              (True, 1, False, None), (True, 2, True, None), (True, 2, False, 3)])
 def test_killed_at_a_rename(overwrite, number, before, clips, tmp_path):
     """Also where a store of 2 clips is replaced by one of 3: the old, the new, or none for a moment, in which both lie beside it, whole."""
     old, new, out = zip_of(tmp_path / "old.zip", 2), zip_of(tmp_path / "new.zip", 3), tmp_path / "store"
     if overwrite:
         prepare(old, out, progress=False)
-    child = multiprocessing.get_context("fork").Process(target=die_at_rename, args=(number, before, new, out), kwargs={"overwrite": overwrite})
+    arguments = dict(target=die_at_rename, args=(number, before, new, out), kwargs={"overwrite": overwrite})
+    child = multiprocessing.get_context("fork").Process(**arguments)
     child.start()
     child.join()
     assert child.exitcode == -signal.SIGKILL

@@ -58,7 +58,8 @@ def speed():
         ours = exported(data)
         difference = np.abs(plain(data, normalize) - ours).max()
         slow, fast = 1000 * np.median([(seconds(plain, data, normalize), seconds(exported, data)) for _ in range(9)], axis=0)
-        print(f"{take.name:30s} {len(take.joints):6d} {take.joints.shape[1]:7d} {len(data) // 1024:5d} {slow:10.1f} {fast:12.2f} {slow / fast:7.1f} {difference:14.1e}")
+        print(f"{take.name:30s} {len(take.joints):6d} {take.joints.shape[1]:7d} {len(data) // 1024:5d} "
+              f"{slow:10.1f} {fast:12.2f} {slow / fast:7.1f} {difference:14.1e}")
 
 
 def names():
@@ -113,7 +114,8 @@ def prepare(source, out, workers):
 
 
 def show(count, workers, took, resident, proportional):
-    print(f"{count:6d} clips, {workers} processes   {took:6.1f} s   {1000 * took / count:5.2f} ms a clip   peak {resident:4.0f} MB resident, {proportional:4.0f} MB proportional", flush=True)
+    print(f"{count:6d} clips, {workers} processes   {took:6.1f} s   {1000 * took / count:5.2f} ms a clip   "
+          f"peak {resident:4.0f} MB resident, {proportional:4.0f} MB proportional", flush=True)
 
 
 def main():
@@ -129,7 +131,8 @@ def main():
         prepare(root / "raw", root / "store", 2)
         store = SkeletonStore.open(root / "store")
         held, padded = sum(file.stat().st_size for file in (root / "store").iterdir()), len(store) * 3 * PADDED * 25 * 2 * 4
-        print(f"\n{len(store)} clips of {store.lengths.mean():.0f} frames: store {held / 1e6:.1f} MB, padded arrays {padded / 1e6:.1f} MB, {held / padded:.3f} of it")
+        print(f"\n{len(store)} clips of {store.lengths.mean():.0f} frames: store {held / 1e6:.1f} MB, padded arrays {padded / 1e6:.1f} MB, "
+              f"share {held / padded:.3f}")
 
 
 if __name__ == "__main__":

@@ -172,7 +172,7 @@ class _Unpickler(pickle.Unpickler):
                              "nothing was called")
         return self.functions[wanted]
 
-# %% ../../nbs/15_formats_arrays.ipynb #b5c34d03
+# %% ../../nbs/15_formats_arrays.ipynb #cf678aa6
 def load_pickle(entry: Entry, limit: int = 2**28) -> object:
     """The content of a pickle that holds only NumPy arrays and plain containers.
 
@@ -214,12 +214,10 @@ def _whole(entry: Entry, limit: int) -> Iterator[io.BufferedIOBase]:
             with open(entry.path, "rb") as file:
                 content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         else:
-            with zipfile.ZipFile(entry.path) as archive:
-                info = archive.getinfo(entry.member)
-                most = min(limit, 200 * info.compress_size + 2**16)
-                if info.file_size > most:
-                    raise InputError(f"{entry.label}: {info.file_size} bytes packed into {info.compress_size}, expected at most {most}")
-                content = io.BytesIO(archive.read(info))
+            most = 200 * entry.place.packed + 2**16 if entry.place else limit
+            if entry.place and entry.size > most:
+                raise InputError(f"{entry.label}: {entry.size} bytes packed into {entry.place.packed}, expected at most {most}")
+            content = io.BytesIO(entry.read(limit))
     with content:
         yield content
 

@@ -7,23 +7,20 @@ __all__ = ['NUMBERS', 'SIDES', 'LARGEST', 'MOST', 'UNLISTED', 'FORMAT', 'read_te
            'read_classes', 'Labels', 'Row', 'tidy', 'check_file', 'check_number', 'check_row', 'Header', 'parse_header',
            'read_header', 'read_array', 'clip_shape', 'find_home', 'files_below', 'recognise', 'scan', 'read']
 
-# %% ../../nbs/15_formats_folder.ipynb #58dcdfb0
+# %% ../../nbs/15_formats_folder.ipynb #d146890c
 import csv
 import io
 import json
 import math
-import os
 import posixpath
 import re
 import warnings
-import zipfile
-import zlib
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ..files import InputError
-from .base import Clip, Entry, Format, LeftOut, Scan, open_archive
+from .base import Clip, Entry, Format, LeftOut, Scan
 from ..skeleton import Skeleton
 
 # %% ../../nbs/15_formats_folder.ipynb #2cb4545d
@@ -199,7 +196,7 @@ def check_row(columns: list[str], cells: list[str], where: str, files: dict[str,
             raise InputError(f"{split} is {side[:60]!r}, expected train, test or nothing, as {split!r} is taken for the name of a split")
     return Row(name, where, entry, number, tuple(numbers), tuple(row.values()))
 
-# %% ../../nbs/15_formats_folder.ipynb #53d14152
+# %% ../../nbs/15_formats_folder.ipynb #64201d82
 @dataclass(frozen=True)
 class Header:
     """Of a `.npy` file."""
@@ -232,15 +229,7 @@ def parse_header(data: bytes, size: int, where: str) -> Header:
 
 def read_header(entry: Entry) -> Header:
     """Header of a `.npy` file, without reading the rest."""
-    try:
-        if entry.member is None:
-            with open(entry.path, "rb") as file:
-                return parse_header(file.read(1024), os.path.getsize(entry.path), entry.label)
-        archive = open_archive(entry.path)
-        with archive.open(entry.member) as file:
-            return parse_header(file.read(1024), archive.getinfo(entry.member).file_size, entry.label)
-    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
-        raise InputError(f"{entry.label}: cannot be read ({error})") from error
+    return parse_header(entry.head(1024), entry.size, entry.label)
 
 # %% ../../nbs/15_formats_folder.ipynb #f2a4ba08
 def read_array(entry: Entry) -> np.ndarray:

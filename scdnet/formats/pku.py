@@ -188,7 +188,7 @@ def cut(start: int, end: int, total: int, slicing: str = "one-based", long_clips
     first += extra // 2 if long_clips == "center" else 0
     return first, min(last, first + LONGEST) if extra else last
 
-# %% ../../nbs/14_formats_pku.ipynb #a10acca8
+# %% ../../nbs/14_formats_pku.ipynb #37d63aec
 LABEL_BYTES = 2**16                                  # a label file of part I has at most 412
 
 
@@ -199,21 +199,12 @@ def recognise(entry: Entry) -> bool:
 
 def is_labels(entry: Entry) -> bool:
     """Whether the content of a file is label rows; InputError if it is empty or cannot be read."""
-    if _too_large(entry):
+    if entry.size > LABEL_BYTES:
         return False
     data = entry.read(LABEL_BYTES).removeprefix(BOM).strip()
     if not data:
         raise InputError(f"{entry.label}: empty, expected frames or label rows")
     return b"," in data.split(b"\n", 1)[0]
-
-
-def _too_large(entry: Entry) -> bool:
-    """Whether a file is too large for labels."""
-    try:
-        entry.read(LABEL_BYTES)
-    except InputError as error:
-        return error.__cause__ is None               # an error with a cause: it is damaged, and who reads it will say so
-    return False
 
 # %% ../../nbs/14_formats_pku.ipynb #d415b148
 def read_split_file(data: bytes, where: str = "split file") -> tuple[list[str], list[str]]:
@@ -303,7 +294,7 @@ def _clip(task: Task, frames: np.ndarray, numbers: dict, line: int, action: int,
         return LeftOut(name, task.label, EMPTY)
     return Clip(name, clip, action - 1, **numbers)
 
-# %% ../../nbs/14_formats_pku.ipynb #085b6f89
+# %% ../../nbs/14_formats_pku.ipynb #c1366fd7
 def read_label_files(entries: list[Entry], part: int) -> tuple[dict[str, tuple[str, list]], list[LeftOut]]:
     """Label files of one part.
 
@@ -337,7 +328,7 @@ def _sort_files(entries: list[Entry], labels: str | Path | None) -> tuple[list[E
         except InputError as error:
             problems.append(_bad(entry, error))
     if labels is not None:
-        label_files = [entry for entry in list_entries(labels) if recognise(entry) and not _too_large(entry)]
+        label_files = [entry for entry in list_entries(labels) if recognise(entry) and entry.size <= LABEL_BYTES]
     if not videos:
         none = f"{entries[0].path}: no skeleton file among the {len(entries)} files, expected some with {NUMBERS} numbers in each line"
         raise InputError(problems[0].reason if problems else none)
