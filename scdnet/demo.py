@@ -150,7 +150,7 @@ def summary(store: SkeletonStore, split: str, judged: Mapping[str, Mapping[str, 
             "command": command, "split": split, "seed": seed, "clips": {"train": len(train), "test": len(test)},
             "classes": len(np.unique(store.labels)), "stages": dict(seconds), "seconds": round(sum(seconds.values()), 1), "machine": machine()}
 
-# %% ../nbs/62_demo.ipynb #9f52fa49
+# %% ../nbs/62_demo.ipynb #e3273fb2
 def demo(out: str | Path, seed: int = 0, overwrite: bool = False, mannequin: MannequinConfig = MannequinConfig(), config: PretrainConfig | None = None,
          split: str = "xsub", workers: int | None = None, command: str = "", progress: bool = True) -> dict:
     """Synthesise, prepare, pretrain, judge, report.
@@ -172,7 +172,7 @@ def demo(out: str | Path, seed: int = 0, overwrite: bool = False, mannequin: Man
     """
     config = replace(PRESETS["demo"], seed=seed) if config is None else config
     seconds: dict[str, float] = {}
-    with new_folder(out, overwrite) as folder, contextlib.chdir(folder):  # relative paths: nothing in the folder depends on where it lies
+    with new_folder(out, overwrite, ("store", "run", "report.html", "results.json")) as folder, contextlib.chdir(folder):  # relative paths: nothing in the folder depends on where it lies
         with stage(seconds, "synthesise"):
             synthesize("raw", seed, mannequin, workers, progress=progress)
         with stage(seconds, "prepare"):

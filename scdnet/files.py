@@ -5,15 +5,16 @@
 # %% auto #0
 __all__ = ['InputError', 'shipped', 'write_bytes', 'write_text', 'write_json', 'new_folder', 'digest']
 
-# %% ../nbs/00_files.ipynb #931a2c13
+# %% ../nbs/00_files.ipynb #f048d4e2
 import contextlib
 import hashlib
 import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
-from collections.abc import Iterator
 
 # %% ../nbs/00_files.ipynb #77c8a847
 class InputError(ValueError):
@@ -97,9 +98,9 @@ def write_json(path: str | Path, content: object) -> Path:
     """
     return write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
-# %% ../nbs/00_files.ipynb #8ee4846c
+# %% ../nbs/00_files.ipynb #e375a60f
 @contextlib.contextmanager
-def new_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
+def new_folder(path: str | Path, overwrite: bool = False, holds: Sequence[str] = ("*",)) -> Iterator[Path]:
     """Fill a temporary folder beside ``path`` and rename it to ``path`` when the body has succeeded.
 
     Parameters
@@ -108,6 +109,8 @@ def new_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
         The folder to make. Missing parents are made.
     overwrite
         Replace an existing folder (only once the new one is complete).
+    holds
+        Patterns of the names that a folder of this kind holds. One that holds another, not hidden, is not replaced.
 
     Yields
     ------
@@ -119,10 +122,10 @@ def new_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
     FileExistsError
         If ``path`` exists and ``overwrite`` is false.
     InputError
-        If ``path`` is to be overwritten but is a file, not a folder.
+        If ``path`` is to be overwritten but is a file, or a folder that holds something else.
     """
-    path = Path(path)
-    _refuse_existing(path, overwrite)
+    path = Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)
+    _refuse_existing(path, overwrite, holds)
     made = [parent for parent in path.parents if not parent.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
@@ -132,7 +135,7 @@ def new_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
             _sync(file)
         _sync(aside)
         _plain_mode(aside, 0o777)
-        _refuse_existing(path, overwrite)  # somebody else may have made it meanwhile
+        _refuse_existing(path, overwrite, holds)  # somebody else may have made it meanwhile
         _replace_folder(aside, path)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
@@ -143,11 +146,14 @@ def new_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
     _sync(path.parent)
 
 
-def _refuse_existing(path: Path, overwrite: bool) -> None:
+def _refuse_existing(path: Path, overwrite: bool, holds: Sequence[str]) -> None:
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path}: exists already; choose another place or give --overwrite")
     if path.exists() and not path.is_dir():
         raise InputError(f"{path}: is a file, expected a folder or nothing")
+    for name in sorted(os.listdir(path)) if path.exists() else ():
+        if not name.startswith(".") and not any(fnmatch(name, pattern) for pattern in holds):
+            raise InputError(f"{path}: holds {name}, which is not of what would replace it; --overwrite does not delete that, choose another place")
 
 
 def _replace_folder(new: Path, path: Path) -> None:

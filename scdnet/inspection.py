@@ -128,7 +128,7 @@ def guess_up(clips: list[np.ndarray], skeleton: Skeleton) -> str:
     axis = int(np.abs(upwards).argmax())
     return "z" if axis == 2 else "-y" if axis == 1 and upwards[1] < 0 else "y"
 
-# %% ../nbs/59_inspect.ipynb #daf66054
+# %% ../nbs/59_inspect.ipynb #8e62ea80
 def samples(store: SkeletonStore, seed: int = 0, classes: int = 4, frames: int = 150) -> dict[int, np.ndarray]:
     """{index: clip} of one random clip of each of some random classes, for pictures: its first frames, the persons who are there in them.
 
@@ -142,15 +142,12 @@ def samples(store: SkeletonStore, seed: int = 0, classes: int = 4, frames: int =
     rng = np.random.default_rng(seed)
     labels = np.sort(rng.permutation(np.unique(store.labels))[:classes])
     chosen = [int(rng.choice(np.flatnonzero(store.labels == label))) for label in labels]
-    return {i: _for_pictures(np.array(store[i][:frames]), store.skeleton.center) for i in chosen}
+    return {i: _present(np.array(store[i][:frames])) for i in chosen}
 
 
-def _for_pictures(clip: np.ndarray, center: int) -> np.ndarray:
-    """A clip (T, M, V, C) without absent persons, and with a centre that is not all zero where a person is there."""
-    clip = clip[:, clip.any(axis=(0, 2, 3))] if clip.any() else clip[:, :1]
-    origin = ~clip[:, :, center].any(axis=(0, 2))                                    # (M,)
-    clip[:, :, center] += 1e-6 * (clip.any(axis=(2, 3)) & origin)[:, :, None]
-    return clip
+def _present(clip: np.ndarray) -> np.ndarray:
+    """A clip (T, M, V, C) without absent persons."""
+    return clip[:, clip.any(axis=(0, 2, 3))] if clip.any() else clip[:, :1]
 
 # %% ../nbs/59_inspect.ipynb #158d5368
 def length_figure(store: SkeletonStore) -> draw.Picture:
@@ -175,9 +172,9 @@ def missing_figure(missing: Missing, skeleton: Skeleton) -> draw.Picture:
     axis.set_axis_off()
     return figure
 
-# %% ../nbs/59_inspect.ipynb #6bee9484
+# %% ../nbs/59_inspect.ipynb #43254998
 CLASS_STYLE = """<style>
-.classes{max-height:38rem;overflow:auto}
+.classes{overflow-x:auto}
 .classes td{padding:.2rem .7rem .2rem 0;white-space:nowrap;vertical-align:middle}
 .sides{display:flex;min-width:5rem;height:.8rem;background:#edf0f3;border-radius:3px;overflow:hidden}
 .sides i{display:block;height:100%}

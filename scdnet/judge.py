@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['KINDS', 'chance', 'all_features', 'linear_config', 'judge']
 
-# %% ../nbs/52_judge.ipynb #b320872c
+# %% ../nbs/52_judge.ipynb #b159cad4
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from .files import InputError
 from .knn import evaluate_knn
 from .linear import PRESETS, LinearConfig, calibrate, evaluate_linear, features, joined, raw_features
 from .pretrain import find_device, load_encoder, read_config, run_config, untrained_encoder
+from .ranks import everyones, share
 from .store import SkeletonStore
 
 # %% ../nbs/52_judge.ipynb #80dad442
@@ -73,7 +74,7 @@ def all_features(run: str | Path, store: SkeletonStore, split: str, kinds: tuple
             found[kind] = joined(features(load_encoder(run, device), store, stream=config.stream, progress=progress))
     return found
 
-# %% ../nbs/52_judge.ipynb #c1ba751b
+# %% ../nbs/52_judge.ipynb #f52d10bd
 def linear_config(run: str | Path, epochs: int | None = None, seed: int = 0) -> LinearConfig:
     """The linear protocol of a run's preset; with `epochs` another number of them.
 
@@ -102,6 +103,9 @@ def judge(protocol: str, found: dict[str, Tensor], store: SkeletonStore, split: 
     -------
     kind -> result of `evaluate_linear` or `evaluate_knn`.
     """
+    mine = {kind: found[kind] for kind in list(found)[share(len(found))]}                     # each rank judges some of the kinds
     if protocol == "knn":
-        return {kind: evaluate_knn(x, store, split) for kind, x in found.items()}
-    return {kind: evaluate_linear(x, store, split, config if kind == "pretrained" else replace(config, lr=None)) for kind, x in found.items()}
+        results = {kind: evaluate_knn(x, store, split) for kind, x in mine.items()}
+    else:
+        results = {kind: evaluate_linear(x, store, split, config if kind == "pretrained" else replace(config, lr=None)) for kind, x in mine.items()}
+    return {kind: result for part in everyones(results) for kind, result in part.items()}

@@ -6,7 +6,7 @@
 __all__ = ['PRESETS', 'features', 'joined', 'check_layout', 'calibrate', 'raw_features', 'LinearConfig', 'accuracy', 'Probe',
            'fit_probe', 'hold_out', 'choose_rate', 'linear_probe', 'summarise', 'evaluate_linear']
 
-# %% ../nbs/50_linear.ipynb #6553d8d6
+# %% ../nbs/50_linear.ipynb #fb3fec49
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,9 +20,10 @@ from .augment import evaluation_clips
 from .encoder import Encoder
 from .files import InputError
 from .pretrain import learning_rate, OptimConfig, seed_of
+from .ranks import gather, rank, share, world_size
 from .store import SkeletonStore
 
-# %% ../nbs/50_linear.ipynb #3821bd81
+# %% ../nbs/50_linear.ipynb #51176b2f
 def features(encoder:Encoder, store:SkeletonStore, indices:np.ndarray|None=None, stream:str='joint', batch_size:int=64, progress:bool=False)->dict[str, Tensor]:
     """Clues of clips of a store, from an encoder in evaluation mode.
 
@@ -46,11 +47,22 @@ def features(encoder:Encoder, store:SkeletonStore, indices:np.ndarray|None=None,
     check_layout(encoder, store)
     mode, device = encoder.training, next(encoder.parameters()).device
     encoder.eval()
+    indices = np.arange(len(store)) if indices is None else np.asarray(indices)
+    parts, width = _parts(len(indices), batch_size), encoder.config.width
+    clues = [torch.zeros(2, 0, width, device=device)]                        # of a rank without clips
     with torch.no_grad():
-        clues = [encoder(clips.to(device)) for clips in _batches(store, indices, encoder.config.frames, stream, batch_size, progress)]
+        for clips in _batches(store, indices[parts[rank()]], encoder.config.frames, stream, batch_size, progress):
+            clues.append(torch.stack(encoder(clips.to(device))))             # (2, N, C2)
     encoder.train(mode)
-    spatial, temporal = (torch.cat(z).float().cpu() for z in zip(*clues))
-    return {'spatial': spatial, 'temporal': temporal}
+    mine = torch.cat(clues, 1).float().cpu().transpose(0, 1)                 # (n of this rank, 2, C2)
+    spatial, temporal = gather(mine, [len(range(len(indices))[part]) for part in parts]).unbind(1)
+    return {'spatial': spatial.contiguous(), 'temporal': temporal.contiguous()}
+
+
+def _parts(clips:int, batch_size:int)->list[slice]:
+    "Which of the clips each rank takes: whole batches, the same as one process would make, so that not a bit depends on the number of ranks."
+    batches = -(-clips // batch_size)
+    return [slice(*(min(at * batch_size, clips) for at in (part.start, part.stop))) for part in (share(batches, r) for r in range(world_size()))]
 
 
 def joined(clues:dict[str, Tensor])->Tensor:
@@ -75,7 +87,7 @@ def _batches(store, indices, size, stream, batch_size, progress):
         chosen = indices[at:at + batch_size]
         yield evaluation_clips(frames, torch.from_numpy(store.starts[chosen]), torch.from_numpy(store.lengths[chosen]), size, stream, store.skeleton)
 
-# %% ../nbs/50_linear.ipynb #28ad62b7
+# %% ../nbs/50_linear.ipynb #b913c028
 def calibrate(encoder:Encoder, store:SkeletonStore, indices:np.ndarray, stream:str='joint', batch_size:int=64)->Encoder:
     """Set the statistics of every batch normalisation to those of one pass over clips; changes `encoder` and returns it."""
     check_layout(encoder, store)
@@ -86,10 +98,22 @@ def calibrate(encoder:Encoder, store:SkeletonStore, indices:np.ndarray, stream:s
         norm.reset_running_stats()
         norm.train()
         norm.momentum = None                                    # the average over all batches, not a moving one
+    mine = indices[_parts(len(indices), batch_size)[rank()]]
     with torch.no_grad():
-        for clips in _batches(store, indices, encoder.config.frames, stream, batch_size, False): encoder(clips.to(next(encoder.parameters()).device))
-    for norm, momentum in zip(norms, before): norm.momentum = momentum
+        for clips in _batches(store, mine, encoder.config.frames, stream, batch_size, False): encoder(clips.to(next(encoder.parameters()).device))
+    for norm, momentum in zip(norms, before):
+        norm.momentum = momentum
+        _pool_running(norm)
     return encoder.eval()
+
+
+def _pool_running(norm:nn.Module)->None:
+    "Make the running averages of all ranks one, weighted by the batches that each has seen."
+    if world_size() == 1: return
+    counts = gather(norm.num_batches_tracked[None])                          # (ranks,)
+    parts = counts / counts.sum()
+    for running in (norm.running_mean, norm.running_var): running.copy_(parts.to(running.dtype) @ gather(running[None]))
+    norm.num_batches_tracked.copy_(counts.sum())
 
 
 def raw_features(store:SkeletonStore, indices:np.ndarray|None=None, size:int=64, stream:str='joint')->Tensor:

@@ -5,19 +5,24 @@
 # %% auto #0
 __all__ = ['spatial_mask', 'temporal_mask', 'hide']
 
-# %% ../nbs/20_masking.ipynb #3becfe15
+# %% ../nbs/20_masking.ipynb #1c43e429
+from functools import lru_cache
+
 import torch
 from torch import Generator, Tensor
 
 from .files import InputError
 from .skeleton import Skeleton, adjacency_power
 
-# %% ../nbs/20_masking.ipynb #7cf1a6cd
+# %% ../nbs/20_masking.ipynb #8377eb51
 def _mark(indices: Tensor, size: int) -> Tensor:
     """(N, k) indices -> (N, size) bool, True at the indices."""
     return torch.zeros(len(indices), size, dtype=torch.bool).scatter(1, indices, True)
 
-# %% ../nbs/20_masking.ipynb #4af6ce0a
+
+_walks = lru_cache(maxsize=16)(adjacency_power)                                        # D = P^n, the same in every step of a run
+
+# %% ../nbs/20_masking.ipynb #be65116f
 def spatial_mask(skeleton: Skeleton, count: int, generator: Generator, n: int = 2, k: int = 8, seeds: int = 5,
                  structural: bool = True) -> Tensor:
     """Joints to hide, `k` for each of `count` clips (paper, Sec. 3.4; number of seeds and ties: official, ours).
@@ -52,7 +57,7 @@ def spatial_mask(skeleton: Skeleton, count: int, generator: Generator, n: int = 
     scores = torch.zeros(count, joints, dtype=torch.float64)
     if structural:
         chosen = torch.randint(joints, (count, seeds), generator=generator)
-        scores += adjacency_power(skeleton, n)[chosen].sum(1)                          # (N, seeds, V) -> (N, V)
+        scores += _walks(skeleton, n)[chosen].sum(1)                                   # (N, seeds, V) -> (N, V)
     ties = torch.rand(count, joints, generator=generator, dtype=torch.float64)         # below 1: never outweighs a walk
     return _mark((scores + ties).topk(k).indices, joints)
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['follow', 'MomentumContrast']
 
-# %% ../nbs/41_momentum.ipynb #5b98f75c
+# %% ../nbs/41_momentum.ipynb #8c5b959b
 import copy
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from .contrast import Contrast, Queue, cross_domain_loss
 from .encoder import Branch, Encoder
+from .ranks import gather
 
 # %% ../nbs/41_momentum.ipynb #0767c1ca
 @torch.no_grad()
@@ -20,7 +21,7 @@ def follow(key:nn.Module, query:nn.Module, momentum:float=0.999)->None:
     """Momentum update of `key`'s parameters towards `query`'s, in place: ξ = ξ m + θ (1 − m) (Eq. 1)."""
     torch._foreach_lerp_(list(key.parameters()), list(query.parameters()), 1 - momentum)
 
-# %% ../nbs/41_momentum.ipynb #97ae7c8e
+# %% ../nbs/41_momentum.ipynb #42c88071
 class MomentumContrast(nn.Module):
     """Query and key branch with three queues of negatives (Fig. 2).
 
@@ -40,17 +41,19 @@ class MomentumContrast(nn.Module):
         self.key = copy.deepcopy(self.query).requires_grad_(False)
         self.queues = nn.ModuleDict({d: Queue(queue_size, encoder.config.projection) for d in 'stg'})
 
-    def forward(self, view_q:Tensor, view_k:Tensor)->Contrast:
+    def forward(self, view_q:Tensor, view_k:Tensor, query:nn.Module|None=None)->Contrast:
         """One step without the optimiser: momentum update, keys, loss, enqueue.
 
         Parameters
         ----------
         view_q, view_k : (N, C, T, V, M), two views of the same clips.
+        query : what runs the query branch: itself (the default), or a wrapper around it.
         """
         follow(self.key, self.query, self.momentum)
         with torch.autocast(view_q.device.type, torch.bfloat16, enabled=self.precision == 'bf16'):
             with torch.no_grad(): keys = dict(zip('stg', self.key(view_k)))
-            queries = dict(zip('stg', self.query(view_q)))
+            queries = dict(zip('stg', (query or self.query)(view_q)))
         result = cross_domain_loss(queries, keys, {d: queue.keys.clone() for d, queue in self.queues.items()}, self.temperature)
-        for d, queue in self.queues.items(): queue.push(keys[d])
+        everyone = gather(torch.stack([keys[d] for d in self.queues], 1))                  # (all ranks' N, 3, D)
+        for d, new in zip(self.queues, everyone.unbind(1)): self.queues[d].push(new)
         return result

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FORMATS', 'Result', 'find_format', 'prepare']
 
-# %% ../nbs/19_prepare.ipynb #b52a2819
+# %% ../nbs/19_prepare.ipynb #bf1a623f
 import csv
 import inspect
 import multiprocessing
@@ -25,7 +25,7 @@ from .formats import agcn, ctrgcn, folder, ntu, nwucla, pku, pyskl
 from .formats.base import Clip, Entry, Format, LeftOut, Scan, list_entries
 from .preprocess import preprocess
 from .skeleton import Skeleton
-from .store import SkeletonStore, StoreWriter
+from .store import FILES, SkeletonStore, StoreWriter
 
 # %% ../nbs/19_prepare.ipynb #ba35b323
 FORMATS: dict[str, Format] = {module.FORMAT.name: module.FORMAT for module in (ntu, pku, nwucla, pyskl, ctrgcn, agcn, folder)}
@@ -109,7 +109,7 @@ def _follow_parent() -> None:
     multiprocessing.parent_process().join()
     os._exit(1)
 
-# %% ../nbs/19_prepare.ipynb #35055efa
+# %% ../nbs/19_prepare.ipynb #b86c9644
 def prepare(sources: str | Path | Sequence[str | Path], out: str | Path, format: str = "auto", on_error: str = "fail",
             workers: int | None = None, overwrite: bool = False, progress: bool = True, **options) -> SkeletonStore:
     """Turn raw recordings into a store, with the official preparation.
@@ -147,7 +147,7 @@ def prepare(sources: str | Path | Sequence[str | Path], out: str | Path, format:
     """
     sources = [sources] if isinstance(sources, (str, Path)) else list(sources)
     workers = _check_arguments(sources, on_error, workers)
-    with new_folder(out, overwrite) as folder:
+    with new_folder(out, overwrite, holds=FILES) as folder:
         untrusted = None if on_error == "fail" else []
         entries = _all_entries(sources, untrusted)
         chosen = find_format(entries, format)

@@ -7,7 +7,7 @@ __all__ = ['PRESETS', 'OptimConfig', 'PretrainConfig', 'learning_rate', 'seed_of
            'build_optimizer', 'Batches', 'write_state', 'read_state', 'Pretraining', 'describe', 'read_config',
            'pretrain', 'save_encoder', 'load_encoder', 'run_config', 'untrained_encoder']
 
-# %% ../nbs/42_pretrain.ipynb #9d8fd5d7
+# %% ../nbs/42_pretrain.ipynb #5718d4db
 import json
 import math
 import shutil
@@ -30,10 +30,11 @@ from .augment import ViewConfig, views
 from .encoder import Encoder, EncoderConfig
 from .files import InputError, digest, new_folder, write_bytes, write_json, write_text
 from .momentum import MomentumContrast
+from .ranks import average_gradients, check_device, is_first, launch, mean, once, rank, restarted, share, synchronise, world_size
 from .skeleton import Skeleton
 from .store import SkeletonStore
 
-# %% ../nbs/42_pretrain.ipynb #6c6b1080
+# %% ../nbs/42_pretrain.ipynb #ab14ae54
 @dataclass(frozen=True)
 class OptimConfig:
     """Optimiser and schedule of the learning rate."""
@@ -52,7 +53,7 @@ class PretrainConfig:
     """Everything that decides how a run goes, but for the data."""
 
     epochs: int = 451                                # official
-    batch_size: int = 64                             # clips; official
+    batch_size: int = 64                             # clips, of all ranks together; official
     seed: int = 0                                    # of weights, views and dropout
     stream: Literal['joint', 'bone', 'motion'] = 'joint'
     device: str = 'auto'                             # auto: the first CUDA GPU, else the CPU
@@ -61,6 +62,7 @@ class PretrainConfig:
     queue_size: int = 8192                           # K, keys in each queue; paper (2048 for PKU-MMD I)
     key_momentum: float = 0.999                      # m of Eq. 1; paper
     temperature: float = 0.2                         # τ of Eq. 8; paper
+    batch_stats: Literal['local', 'sync'] = 'local'  # of batch normalisation, where several ranks share a batch: each rank's own, or the whole batch's; paper: one GPU
     save_every: int = 10                             # epochs between checkpoints
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     view: ViewConfig = field(default_factory=ViewConfig)
@@ -103,7 +105,7 @@ def epoch_order(clips:int, batch_size:int, seed:int, epoch:int)->np.ndarray:
     steps = clips // batch_size
     return order[:steps * batch_size].reshape(steps, batch_size)
 
-# %% ../nbs/42_pretrain.ipynb #b919ddec
+# %% ../nbs/42_pretrain.ipynb #b927df62
 def build_model(config:PretrainConfig, skeleton:Skeleton, persons:int, coords:int)->MomentumContrast:
     """The model with its initial weights, which depend on `config.seed` alone."""
     torch.manual_seed(seed_of(config.seed, 0, 2))
@@ -119,6 +121,7 @@ def find_device(name:str)->torch.device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise InputError(f'device {name!r}: {str(error).splitlines()[0]}') from None
+    check_device(device)
     return device
 
 
@@ -128,7 +131,7 @@ def build_optimizer(config:OptimConfig, model:MomentumContrast)->torch.optim.Opt
     if config.name == 'adamw': return torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay, foreach=True)
     return torch.optim.SGD(parameters, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay, foreach=True)
 
-# %% ../nbs/42_pretrain.ipynb #e9a77f84
+# %% ../nbs/42_pretrain.ipynb #b5161590
 class Batches:
     """The clips of a run: which come in a step, and their two views.
 
@@ -141,10 +144,11 @@ class Batches:
 
     Raises
     ------
-    InputError : if there are fewer clips than one batch holds.
+    InputError : if there are fewer clips than one batch holds, or the ranks cannot share a batch.
     """
 
     def __init__(self, config:PretrainConfig, store:SkeletonStore, train:np.ndarray, device:torch.device):
+        _check_shares(config)
         if len(train) < config.batch_size:
             raise InputError(f'batch_size is {config.batch_size}, but {store.path} has only {len(train)} training clips')
         self.config, self.skeleton, self.clips, self.epoch_steps = config, store.skeleton, len(train), len(train) // config.batch_size
@@ -152,15 +156,24 @@ class Batches:
         self.starts, self.lengths = torch.from_numpy(store.starts[train]), torch.from_numpy(store.lengths[train])
 
     def __call__(self, step:int)->tuple[np.ndarray, Tensor, Tensor]:
-        """Indices into `train` and the two views (N, C, T, V, M) of a step."""
+        """Indices into `train` of the whole batch, and two views (N, C, T, V, M) of this rank's share of a step."""
         config, (epoch, place) = self.config, divmod(step, self.epoch_steps)
         chosen = epoch_order(self.clips, config.batch_size, config.seed, epoch)[place]
         generator = torch.Generator().manual_seed(seed_of(config.seed, step, 3))
         pair = [views(self.frames, self.starts[chosen], self.lengths[chosen], self.skeleton, config.view, generator, config.stream,
                       config.encoder.frames) for _ in range(2)]
-        return chosen, *pair
+        mine = share(config.batch_size)
+        return chosen, *(view[mine] for view in pair)
 
-# %% ../nbs/42_pretrain.ipynb #def09f2d
+
+def _check_shares(config:PretrainConfig)->None:
+    "InputError unless every rank gets as many clips of a batch, and enough of them."
+    each, rest = divmod(config.batch_size, world_size())
+    if rest: raise InputError(f'batch_size is {config.batch_size}, expected a multiple of the {world_size()} ranks')
+    if each < 2 and config.batch_stats == 'local':
+        raise InputError(f'batch_size is {config.batch_size} for {world_size()} ranks, expected 2 or more for each: batch normalisation needs company')
+
+# %% ../nbs/42_pretrain.ipynb #b1dcf093
 def write_state(path:Path, model:MomentumContrast, optimizer:torch.optim.Optimizer, **numbers:object)->None:
     """Write a checkpoint folder, whole or not at all: model and optimiser in safetensors, `numbers` and digests in `state.json`."""
     with new_folder(path, overwrite=True) as new:
@@ -174,13 +187,10 @@ def write_state(path:Path, model:MomentumContrast, optimizer:torch.optim.Optimiz
 
 def read_state(path:Path, model:MomentumContrast, optimizer:torch.optim.Optimizer)->dict|None:
     """Load a checkpoint into `model` and `optimizer`; returns its numbers, or None, with nothing loaded, where it is not whole."""
-    try:
-        numbers = json.loads((path / 'state.json').read_text())
-        if any(digest(path / name) != value for name, value in numbers['digests'].items()): return None
-    except (OSError, ValueError, KeyError):
-        return None
-    model.load_state_dict(load_file(path / 'model.safetensors'))
-    flat, whole = load_file(path / 'optimizer.safetensors'), optimizer.state_dict()
+    numbers, weights, flat = once(lambda: _read_files(path))
+    if numbers is None: return None
+    model.load_state_dict(weights)
+    whole = optimizer.state_dict()
     whole['state'] = {}
     for name, value in flat.items():
         i, key = name.split('.', 1)
@@ -188,9 +198,19 @@ def read_state(path:Path, model:MomentumContrast, optimizer:torch.optim.Optimize
     optimizer.load_state_dict(whole)
     return numbers
 
-# %% ../nbs/42_pretrain.ipynb #3ebe47d8
+
+def _read_files(path:Path)->tuple[dict|None, dict, dict]:
+    "Numbers, weights and optimiser's state in a checkpoint; None and nothing where it is not whole."
+    try:
+        numbers = json.loads((path / 'state.json').read_text())
+        if any(digest(path / name) != value for name, value in numbers['digests'].items()): return None, {}, {}
+    except (OSError, ValueError, KeyError):
+        return None, {}, {}
+    return numbers, load_file(path / 'model.safetensors'), load_file(path / 'optimizer.safetensors')
+
+# %% ../nbs/42_pretrain.ipynb #14106251
 class Pretraining:
-    """State of a run: model, optimiser, steps taken.
+    """State of a run: model, optimiser, steps taken. Several ranks hold the same one, and call its verbs together.
 
     Parameters
     ----------
@@ -200,19 +220,21 @@ class Pretraining:
 
     Raises
     ------
-    InputError : if there are fewer clips than one batch holds.
+    InputError : if there are fewer clips than one batch holds, or the ranks cannot share a batch.
     """
 
     def __init__(self, config:PretrainConfig, store:SkeletonStore, train:np.ndarray):
         self.config, self.store, self.train, device = config, store, train, find_device(config.device)
         self.batches = Batches(config, store, train, device)
         self.model = build_model(config, store.skeleton, store.persons, store.coords).to(device).train()
+        if config.batch_stats == 'sync': synchronise(self.model)
         self.optimizer = build_optimizer(config.optim, self.model)
         self.epoch_steps, self.steps_done, self.sums = self.batches.epoch_steps, 0, np.zeros(2)     # sums of loss and accuracy in this epoch
         self.steps = self.epoch_steps * config.epochs
         if config.compile:
             self.model.query.compile()
             self.model.key.compile()
+        self.query = average_gradients(self.model.query)
 
     @property
     def epoch(self)->int:
@@ -227,10 +249,11 @@ class Pretraining:
         FloatingPointError : if the loss is not finite; names the step and the clips.
         """
         chosen, view_q, view_k = self.batches(self.steps_done)
-        torch.manual_seed(seed_of(self.config.seed, self.steps_done, 4))                   # for dropout
+        others = (rank(),) if rank() else ()
+        torch.manual_seed(seed_of(self.config.seed, self.steps_done, 4, *others))          # for dropout, of each rank its own
         for group in self.optimizer.param_groups: group['lr'] = learning_rate(self.config.optim, self.steps_done / self.steps)
-        result = self.model(view_q, view_k)
-        loss = result.loss.item()
+        result = self.model(view_q, view_k, self.query)
+        loss, accuracy = mean(result.loss.item(), result.accuracy.item())
         if not math.isfinite(loss):
             names = ', '.join(self.store.names[i] for i in self.train[chosen][:5])
             raise FloatingPointError(f'loss is {loss} at step {self.steps_done}; its batch begins with the clips {names}')
@@ -238,8 +261,8 @@ class Pretraining:
         result.loss.backward()
         self.optimizer.step()
         self.steps_done += 1
-        self.sums += loss, result.accuracy.item()
-        return loss, result.accuracy.item()
+        self.sums += loss, accuracy
+        return loss, accuracy
 
     def save(self, folder:Path)->Path:
         """Write a checkpoint below `folder`, whole or not at all, and keep the last two."""
@@ -251,7 +274,7 @@ class Pretraining:
 
     def load(self, folder:Path)->bool:
         """Continue the newest whole checkpoint below `folder`; False where there is none."""
-        for path in sorted(folder.glob('step-*'), reverse=True):
+        for path in once(lambda: sorted(folder.glob('step-*'), reverse=True)):
             if state := read_state(path, self.model, self.optimizer):
                 self.steps_done, self.sums = state['steps_done'], np.array(state['sums'])
                 return True
@@ -284,7 +307,7 @@ def read_config(run:str|Path)->dict:
         raise InputError(f'{path}: not a run\'s configuration ({error})') from None
     return content
 
-# %% ../nbs/42_pretrain.ipynb #6d055ee5
+# %% ../nbs/42_pretrain.ipynb #c242db3a
 def _changes(old:dict, new:dict, at:str='')->Iterator[str]:
     "Dotted names and both values of what differs between two nested dictionaries."
     for key in sorted(old.keys() | new.keys()):
@@ -295,14 +318,15 @@ def _changes(old:dict, new:dict, at:str='')->Iterator[str]:
 
 def _check_same(run:Path, now:dict)->None:
     "InputError if `now` would give another result than the run's own config.json."
-    before, now = read_config(run), json.loads(json.dumps(now))
+    before = {**read_config(run), 'config': asdict(run_config(run))}                  # options that came later have their defaults
+    before, now = (json.loads(json.dumps(d)) for d in (before, now))
     keys = 'split', 'config', 'skeleton', 'persons', 'coords', 'store'
     free = {'config': ('device', 'save_every', 'compile'), 'store': ('name',)}        # change nothing in the result
     trim = lambda d: {k: {n: v for n, v in d[k].items() if n not in free[k]} if k in free else d[k] for k in keys}
     changed = list(_changes(trim(before), trim(now)))
     if changed: raise InputError(f'{run}: cannot resume with other options: {"; ".join(changed)}')
 
-# %% ../nbs/42_pretrain.ipynb #d7183390
+# %% ../nbs/42_pretrain.ipynb #880f0a96
 def pretrain(store:SkeletonStore, split:str, config:PretrainConfig, out:str|Path, preset:str='', resume:bool=False,
              overwrite:bool=False, progress:bool=True)->Path:
     """Pretrain an encoder on the training side of a split, without its labels.
@@ -313,7 +337,7 @@ def pretrain(store:SkeletonStore, split:str, config:PretrainConfig, out:str|Path
     config : how.
     out : folder of the run.
     preset : name to record; the protocols take their defaults from it.
-    resume : go on from the last whole checkpoint in `out`, or start where there is none.
+    resume : go on from the last whole checkpoint in `out`, or start where there is none. A process that torchrun restarted does so unasked.
     overwrite : replace an existing `out`.
     progress : show a bar on stderr.
 
@@ -329,18 +353,26 @@ def pretrain(store:SkeletonStore, split:str, config:PretrainConfig, out:str|Path
     """
     out, (train, _) = Path(out), store.split(split)
     state = Pretraining(config, store, train)
-    now, resumed = describe(config, store, split, preset), False
-    if resume and (out / 'config.json').is_file():
-        _check_same(out, now)
-        resumed = state.load(out / 'checkpoint')
-    else:
-        with new_folder(out, overwrite=overwrite or resume) as new: write_json(new / 'config.json', now)
-    if resume: tqdm.write(f'{out}: going on after step {state.steps_done}' if resumed else f'{out}: no checkpoint yet, starting anew', file=sys.stderr)
-    _keep_metrics(out / 'metrics.jsonl', state.epoch)
-    with tqdm(total=state.steps, initial=state.steps_done, desc='pretrain', unit='step', disable=not progress, mininterval=1) as bar:
+    resume, there = once(lambda: _open_run(out, describe(config, store, split, preset), resume, overwrite))
+    resumed = there and state.load(out / 'checkpoint')
+    if resume and is_first():
+        tqdm.write(f'{out}: going on after step {state.steps_done}' if resumed else f'{out}: no checkpoint yet, starting anew', file=sys.stderr)
+    once(lambda: _keep_metrics(out / 'metrics.jsonl', state.epoch))
+    with tqdm(total=state.steps, initial=state.steps_done, desc='pretrain', unit='step', disable=not (progress and is_first()), mininterval=1) as bar:
         while state.steps_done < state.steps: _run_epoch(state, out, bar)
-    save_encoder(state.model.query.encoder, out)
+    once(lambda: save_encoder(state.model.query.encoder, out))
     return out
+
+
+def _open_run(out:Path, now:dict, resume:bool, overwrite:bool)->tuple[bool, bool]:
+    "Make the folder of a run, or find the one to go on with; returns whether to go on, and whether there is a run."
+    mine = launch() is not None and restarted() and (out / 'config.json').is_file() and read_config(out).get('launch') == launch()
+    if (resume or mine) and (out / 'config.json').is_file():
+        _check_same(out, now)
+        return True, True
+    with new_folder(out, overwrite=overwrite or resume) as new:
+        write_json(new / 'config.json', now if launch() is None else {**now, 'launch': launch()})
+    return resume, False
 
 
 def _run_epoch(state:Pretraining, out:Path, bar:tqdm)->None:
@@ -354,8 +386,13 @@ def _run_epoch(state:Pretraining, out:Path, bar:tqdm)->None:
     loss, accuracy = state.sums / state.epoch_steps
     line = {'epoch': state.epoch, 'step': state.steps_done, 'loss': loss, 'accuracy': accuracy,
             'lr': state.optimizer.param_groups[0]['lr'], 'clips_per_second': speed, 'seconds': time.perf_counter() - began}
-    with open(out / 'metrics.jsonl', 'a') as file: file.write(json.dumps(line) + '\n')
     state.sums[:] = 0
+    once(lambda: _write_epoch(state, out, line))
+
+
+def _write_epoch(state:Pretraining, out:Path, line:dict)->None:
+    "A line of metrics, and the checkpoint where one is due."
+    with open(out / 'metrics.jsonl', 'a') as file: file.write(json.dumps(line) + '\n')
     if state.epoch % state.config.save_every == 0 or state.steps_done == state.steps: state.save(out / 'checkpoint')
 
 

@@ -168,7 +168,7 @@ def video_text(frames: np.ndarray) -> str:
     line = " ".join(["%.6f"] * frames[0].size) + "\n"
     return "".join([line % tuple(row) for row in frames.reshape(len(frames), -1).tolist()])
 
-# %% ../nbs/11_synthetic_pku.ipynb #9949ab4a
+# %% ../nbs/11_synthetic_pku.ipynb #3ce3a32f
 def synthesize_pku(out: str | Path, seed: int = 0, part: int = 1, videos: int = 12, workers: int | None = None, overwrite: bool = False,
                    progress: bool = True) -> Path:
     """Write a folder of PKU-MMD files: skeletons, labels and split files.
@@ -203,8 +203,9 @@ def synthesize_pku(out: str | Path, seed: int = 0, part: int = 1, videos: int = 
     """
     names = video_names(part, videos)
     workers = min(workers or os.cpu_count() or 1, len(names))
-    with new_folder(out, overwrite) as folder:
-        for child in ("PKU_Skeleton", "Train_Label_PKU_final", "Split"):
+    children = "PKU_Skeleton", "Train_Label_PKU_final", "Split"
+    with new_folder(out, overwrite, holds=children) as folder:
+        for child in children:
             (folder / child).mkdir()
         jobs = [(folder, name, seed) for name in names]
         bar = dict(total=len(jobs), desc="synthesize", unit="video", disable=not progress)

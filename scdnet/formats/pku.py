@@ -387,7 +387,7 @@ def scan(entries: list[Entry], labels: str | Path | None = None, split_file: str
 
 FORMAT = Format("pku", "files 0002-L.txt or A10N08-L.txt of PKU-MMD with their label files", recognise, scan, read)
 
-# %% ../../nbs/14_formats_pku.ipynb #a44903ca
+# %% ../../nbs/14_formats_pku.ipynb #dfa8b715
 def _join(videos: list[Entry], found: dict, bad: set[str], choices: Choices) -> tuple[list[Task], list[LeftOut]]:
     """Each video with its labels; what has no partner; and rows that run backwards."""
     tasks, left_out = [], []
@@ -399,8 +399,8 @@ def _join(videos: list[Entry], found: dict, bad: set[str], choices: Choices) -> 
         elif name not in bad:
             left_out.append(LeftOut(name, entry.label, NO_LABELS))
     if not tasks and not bad:
-        raise InputError(f"{videos[0].label}: neither this video nor any other of {len(videos)} has labels; the {len(found)} label files "
-                         "are of other videos")
+        raise InputError(f"{videos[0].label}: neither this video nor any other of {len(videos)} has labels; the label files "
+                         "are of other videos or of the other part")
     known = bad | {task.name for task in tasks}
     for name, (where, rows) in found.items():
         for line, _, start, end in rows:

@@ -1,0 +1,170 @@
+"""Two processes that torchrun starts: they compute what one does, survive the loss of one, and speak with one voice."""
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from commands import program
+from rank_program import CONFIG, awake, clues, outcome
+from safetensors.torch import load_file
+
+from scdnet.contrast import cross_domain_loss
+from scdnet.momentum import follow
+from scdnet.pretrain import pretrain
+from scdnet.skeleton import KINECT20
+from scdnet.store import SkeletonStore
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "TQDM_DELAY": "600"}
+SIZES = ["--preset", "demo", "--batch-size", 8, "--queue-size", 16, "--precision", "fp32", "--device", "cpu", "--save-every", 1, "--view.crop-least", 8,
+         "--encoder.frames", 16, "--encoder.channels", 8, "--encoder.width", 32, "--encoder.projection", 16, "--encoder.dropout", 0]
+
+
+def torchrun(*words):
+    return subprocess.run([*TORCHRUN, *map(str, words)], capture_output=True, text=True, timeout=300, env=ENVIRONMENT)
+
+
+def ours(text):
+    """Lines of stderr that are the program's, not torchrun's."""
+    return [line for line in text.splitlines() if line.startswith(("scdnet:", "rank"))]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A store of 21 training clips, one in five with company, and what two ranks made of it."""
+    folder = tmp_path_factory.mktemp("ranks")
+    rng = np.random.default_rng(0)
+    clips = [np.cumsum(rng.normal(size=(30, 2, 20, 3)), 0).astype(np.float32) / 5 for _ in range(30)]
+    for i, clip in enumerate(clips):
+        if i % 5:
+            clip[:, 1] = 0
+    names = [f"clip{i:02}" for i in range(30)]
+    SkeletonStore.from_arrays(folder / "store", clips, np.arange(30) % 3, KINECT20, names=names, splits={"half": (names[:21], names[21:])})
+    done = torchrun(Path(__file__).with_name("rank_program.py"), folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def halves(state):
+    """A step in which each half of the batch meets the model alone, in one process: the plain twin of local statistics."""
+    model, (_, view_q, view_k) = state.model, state.batches(0)
+    follow(model.key, model.query, model.momentum)
+    queues, losses, new = {d: queue.keys.clone() for d, queue in model.queues.items()}, [], []
+    for half in view_q.tensor_split(2), view_k.tensor_split(2):
+        assert len(half[0]) == 4
+    for q, k in zip(view_q.tensor_split(2), view_k.tensor_split(2)):
+        keys, queries = dict(zip("stg", model.key(k))), dict(zip("stg", model.query(q)))
+        losses.append(cross_domain_loss(queries, keys, queues, model.temperature).loss)
+        new.append(keys)
+    (sum(losses) / 2).backward()
+    for d, queue in model.queues.items():
+        queue.push(torch.cat([keys[d] for keys in new]))
+    state.sums[0] = sum(losses).item() / 2
+
+
+@pytest.mark.parametrize("stats", ["local", "sync"])
+def test_two_ranks_compute_what_one_process_does(folder, stats):
+    first, second = (torch.load(folder / f"{stats}-{r}.pt", weights_only=False) for r in (0, 1))
+    state = awake(SkeletonStore.open(folder / "store"), "local")
+    halves(state) if stats == "local" else state.step()
+    one = outcome(state)
+    assert abs(first["loss"] - one["loss"]) < 1e-5 * one["loss"] and first["loss"] == second["loss"]
+    assert (first["gradient"] - one["gradient"]).norm() < 1e-5 * one["gradient"].norm() and torch.equal(first["gradient"], second["gradient"])
+    for name, value in first["model"].items():
+        if stats == "sync" or "running" not in name:                  # local running statistics are each rank's own
+            assert torch.equal(value, second["model"][name]), name
+        if name.startswith("queues"):
+            torch.testing.assert_close(value, one["model"][name], rtol=0, atol=1e-5)
+        if stats == "sync" and "running" in name:
+            torch.testing.assert_close(value, one["model"][name], rtol=1e-5, atol=1e-5)
+
+
+def test_features_are_those_of_one_process(folder):
+    first, second = (torch.load(folder / f"clues-{r}.pt") for r in (0, 1))
+    one = clues(SkeletonStore.open(folder / "store"))
+    for kind in ("spatial", "temporal"):
+        assert torch.equal(first[kind], second[kind])
+        torch.testing.assert_close(first[kind], one[kind], rtol=1e-4, atol=1e-4)     # statistics were taken in another order
+
+
+def test_two_then_one_then_two_ranks(folder):
+    """A run that two ranks began: one process goes on with it, then two again, and it is the run of one process."""
+    store, run = SkeletonStore.open(folder / "store"), folder / "run"
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == 3              # stopped in the fourth epoch
+    for epochs in (2, 3):                                                          # forget one or two of them again
+        for late in sorted((run / "checkpoint").iterdir())[1:]:
+            late.rename(folder / f"set-aside-{epochs}")
+        words = ["pretrain", "--store", store.path, "--split", "half", "--out", run, *SIZES, "--epochs", 4, "--batch-stats", "sync", "--resume"]
+        done = program(*words, env=ENVIRONMENT) if epochs == 2 else torchrun("-m", "scdnet", *words)
+        assert done.returncode == 0 and "going on after step" in done.stderr, done.stderr
+    two = pd.read_json(run / "metrics.jsonl", lines=True)
+    one = pd.read_json(pretrain(store, "half", CONFIG, folder / "one", progress=False) / "metrics.jsonl", lines=True)
+    assert two.epoch.tolist() == [1, 2, 3, 4] and np.allclose(two.loss[:2], one.loss[:2], atol=1e-2) and np.isfinite(two.loss).all()
+
+
+def test_other_statistics_are_another_run(folder):
+    done = program("pretrain", "--store", folder / "store", "--split", "half", "--out", folder / "run", *SIZES, "--epochs", 4, "--resume")
+    assert done.returncode == 2 and "batch_stats (was sync, now local)" in done.stderr
+
+
+def process_of(number, parent):
+    """The child of torchrun that has this rank."""
+    for child in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
+        if f"RANK={number}".encode() in Path(f"/proc/{child}/environ").read_bytes().split(b"\0"):
+            return int(child)
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="reads /proc")
+def test_a_killed_rank_is_restarted_from_the_checkpoint(folder):
+    words = [*TORCHRUN, "--max-restarts", "1", "-m", "scdnet", "pretrain", "--store", folder / "store", "--split", "half", "--out", folder / "killed", *SIZES, "--epochs", 30]
+    job = subprocess.Popen([str(w) for w in words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    try:
+        while job.poll() is None and not list((folder / "killed").glob("checkpoint/step-*")):
+            time.sleep(0.02)
+        os.kill(process_of(1, job.pid), signal.SIGKILL)
+        said, complained = job.communicate(timeout=200)
+    finally:
+        job.terminate()
+        job.wait(60)
+    assert job.returncode == 0 and "going on after step" in complained, complained
+    assert said.count("epochs") == 1                                               # the table is printed once
+    metrics = pd.read_json(folder / "killed/metrics.jsonl", lines=True)
+    assert metrics.epoch.tolist() == list(range(1, 31)) and "launch" in json.loads((folder / "killed/config.json").read_text())
+    weights = load_file(folder / "killed/encoder.safetensors")
+    assert all(torch.isfinite(value).all() for value in weights.values())
+
+
+def test_a_restart_does_not_touch_the_run_of_somebody_else(folder):
+    config = (folder / "one/config.json").read_bytes()
+    done = torchrun("--max-restarts", 1, "-m", "scdnet", "pretrain", "--store", folder / "store", "--split", "half", "--out", folder / "one", *SIZES,
+                    "--epochs", 4, "--batch-stats", "sync")
+    assert done.returncode == 1 and [*set(ours(done.stderr))] == [f"scdnet: {folder / 'one'}: exists already; choose another place or give --overwrite"]
+    assert (folder / "one/config.json").read_bytes() == config
+
+
+@pytest.mark.parametrize("words, complaint", [
+    (["pretrain", "--split", "half", *SIZES, "--batch-size", 7], "batch_size is 7, expected a multiple of the 2 ranks"),
+    (["pretrain", "--split", "half", *SIZES, "--encoder.heads", 3], "encoder.width is 32, expected a multiple of heads, 3"),
+    (["synthesize"], "synthesize works in one process; start it without torchrun"),
+], ids=["share", "configuration", "command"])
+def test_a_mistake_is_told_once(folder, words, complaint):
+    where = ["--store", folder / "store"] if words[0] == "pretrain" else []
+    done = torchrun("-m", "scdnet", *words, *where, "--out", folder / "never")
+    assert done.stdout == "" and ours(done.stderr) == [f"scdnet: {complaint}"], done.stderr
+    assert "exitcode  : 2" in done.stderr and not (folder / "never").exists()
+
+
+def test_ranks_share_a_protocol(folder):
+    words = ["evaluate", "knn", "--run", folder / "one", "--store", folder / "store", "--split", "half", "--device", "cpu", "--out"]
+    two, one = torchrun("-m", "scdnet", *words, folder / "two.json"), program(*words, folder / "one.json", env=ENVIRONMENT)
+    assert two.returncode == one.returncode == 0 and two.stdout == one.stdout, two.stderr
+    assert json.loads((folder / "two.json").read_text()) == json.loads((folder / "one.json").read_text())
+
+
