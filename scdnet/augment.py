@@ -311,7 +311,7 @@ def masks(skeleton: Skeleton, count: int, config: ViewConfig, generator: Generat
                                         structural=config.temporal == "structural")
     return joints, hidden
 
-# %% ../nbs/21_augment.ipynb #2591b370
+# %% ../nbs/21_augment.ipynb #415f9a0d
 def views(frames: Tensor, starts: Tensor, lengths: Tensor, skeleton: Skeleton, config: ViewConfig, generator: Generator,
           stream: Stream = "joint", size: int = 64) -> Tensor:
     """One random view of each clip of a batch (paper, Eq. 9). Call it twice for a pair of independent views.
@@ -350,7 +350,7 @@ def views(frames: Tensor, starts: Tensor, lengths: Tensor, skeleton: Skeleton, c
     return _mix(frames, *_over_time(index, share, hidden, stream), _over_joints(skeleton, mirrored, joints, stream), matrices)
 
 
-CACHED = 2**17                              # numbers that a core keeps close
+CACHED = 2**16                              # numbers that a core keeps close
 
 
 def _over_time(index: Tensor, share: Tensor, hidden: Tensor | None, stream: Stream) -> tuple[Tensor, Tensor]:

@@ -8,12 +8,14 @@ __all__ = ['Sync', 'RATE_SIZE', 'Versions', 'EPOCHS', 'CLIPS', 'GROWTH', 'CLIP_C
            'read_stage', 'views_stage', 'step_loss', 'step_stage', 'encode_stage', 'linear_stage', 'knn_stage',
            'BenchConfig', 'row', 'hours', 'threads', 'bench', 'table', 'chain', 'grown_step', 'grown_store', 'growth']
 
-# %% ../nbs/64_bench.ipynb #e7ef50d9
+# %% ../nbs/64_bench.ipynb #27fd47e3
+import contextlib
+import ctypes
+import gc
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -31,7 +33,7 @@ from .files import InputError
 from .formats.ntu import read_skeleton
 from .knn import nearest
 from .linear import LinearConfig, PRESETS as LINEAR_PRESETS, features, fit_probe, joined
-from .plain import PlainMoCo, plain_encoder, plain_moco
+from .plain import plain_encoder, plain_moco
 from .plain_data import PlainViews, plain_clip, plain_linear, plain_preprocess, plain_read
 from .preprocess import preprocess
 from .pretrain import PRESETS, Batches, PretrainConfig, build_model, build_optimizer, find_device
@@ -40,7 +42,7 @@ from .skeleton import NTU25, Skeleton, adjacency_power
 from .store import SkeletonStore
 from .synthetic import perform, skeleton_text
 
-# %% ../nbs/64_bench.ipynb #5bf7e71c
+# %% ../nbs/64_bench.ipynb #8972922b
 Sync = Callable[[], None]
 
 
@@ -86,7 +88,7 @@ def wait(device:torch.device)->None:
     if device.type == 'cuda': torch.cuda.synchronize(device)
 
 
-@contextmanager
+@contextlib.contextmanager
 def peak_memory(device:torch.device)->Iterator[Callable[[], int | None]]:
     """Watch the memory of the body: of the GPU as PyTorch counts it, else resident memory of this process where Linux tells it."""
     if device.type == 'cuda':
@@ -94,6 +96,8 @@ def peak_memory(device:torch.device)->Iterator[Callable[[], int | None]]:
         before = torch.cuda.memory_allocated(device)
         yield lambda: torch.cuda.max_memory_allocated(device) - before
         return
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError): ctypes.CDLL(None).malloc_trim(0)         # glibc: give back what is free
     try: Path('/proc/self/clear_refs').write_text('5')                     # forget the peak so far
     except OSError: before = None
     else: before = _status('VmRSS')
@@ -293,8 +297,8 @@ def hours(stages:list[dict])->dict[str, float]:
     def per_clip(stage, version): return stage['versions'][version]['seconds'] / stage['count']
     return {name: EPOCHS * CLIPS * (per_clip(step, name) + per_clip(view, 'plain' if name == 'plain' else 'fast')) / 3600 for name in step['versions']}
 
-# %% ../nbs/64_bench.ipynb #b6e96653
-@contextmanager
+# %% ../nbs/64_bench.ipynb #d670ab88
+@contextlib.contextmanager
 def threads(count:int)->Iterator[None]:
     """Let PyTorch use `count` threads in the body."""
     before = torch.get_num_threads()
@@ -327,7 +331,7 @@ def bench(config:BenchConfig=BenchConfig(), progress:bool=True)->dict:
 
         def add(stage, unit, count, made, flops=None, times=None, repeats=config.repeats):
             bar.set_postfix_str(stage)
-            timings = alternate(made | (products(device) if flops else {}), repeats, device, bar.refresh)
+            timings = alternate(made | (products(device) if flops else {}), repeats, device, lambda: bar.update(0))
             stages.append(row(stage, unit, count, timings, device, flops, times))
             if stage != 'encoding, two persons': bar.update()
 
@@ -354,7 +358,7 @@ def table(result:Mapping)->list[tuple]:
             rows.append((stage['stage'], name, f'{v["per_second"]:.4g} {stage["unit"]}', f'{v["ratio"]:.2f}', f'{100 * v["share"]:.0f}' if 'share' in v else None, memory))
     return rows
 
-# %% ../nbs/64_bench.ipynb #d5f4e117
+# %% ../nbs/64_bench.ipynb #8db4cf77
 GROWTH = {'batch': (8, 16, 32, 64), 'frames': (16, 32, 64, 128), 'joints': (13, 25, 50, 100), 'persons': (1, 2, 4), 'width': (128, 256, 512, 1024)}
 CLIP_COUNTS = 500, 5_000, 50_000
 
@@ -393,7 +397,7 @@ def growth(device:torch.device, folder:str|Path, repeats:int, bar:tqdm)->list[di
     rows = []
     for axis, values in GROWTH.items():
         bar.set_postfix_str(f'growth with {axis}')
-        timings = alternate({str(v): grown_step(device, **{axis: v}) for v in values}, repeats, device, bar.refresh)
+        timings = alternate({str(v): grown_step(device, **{axis: v}) for v in values}, repeats, device, lambda: bar.update(0))
         rows += [{'axis': axis, 'stage': 'pretraining step', 'value': v, 'seconds': timings[str(v)].median, 'memory': timings[str(v)].memory} for v in values]
     bar.set_postfix_str('growth with clips')
     rows += _clip_growth(device, Path(folder), repeats)
@@ -414,7 +418,7 @@ def _clip_growth(device:torch.device, folder:Path, repeats:int)->list[dict]:
     drawn = alternate({str(n): lambda n=n: draw(n) for n in CLIP_COUNTS}, 3 * repeats, device)
     rows = [{'axis': 'clips', 'stage': 'two views', 'value': n, 'seconds': drawn[str(n)].median / 7 / 64, 'memory': memory[n],
              'predicted': stores[n].frames.nbytes} for n in CLIP_COUNTS]
-    del batches
+    batches.clear()
     coded = alternate({str(n): lambda n=n: features(encoder, stores[n]) for n in CLIP_COUNTS}, 1, device)
     return rows + [{'axis': 'clips', 'stage': 'features', 'value': n, 'seconds': coded[str(n)].median / n, 'memory': coded[str(n)].memory,
                     'predicted': stores[n].frames.nbytes + 4 * 4 * 16 * n} for n in CLIP_COUNTS]

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['YOURS', 'WORLDS', 'PROTOCOLS', 'COMMANDS', 'SHARED', 'DESCRIPTION', 'outcome', 'terminable', 'show', 'read_words',
            'Synthesize', 'Prepare', 'Inspect', 'Pretrain', 'read_metrics', 'parse_pretrain', 'Evaluate', 'Linear',
-           'Knn', 'refuse_existing', 'Embed', 'ImportOfficial', 'Demo', 'choose', 'parse', 'main', 'together',
+           'Knn', 'refuse_existing', 'Embed', 'ImportOfficial', 'Demo', 'Bench', 'choose', 'parse', 'main', 'together',
            'carry_out']
 
 # %% ../nbs/63_cli.ipynb #35c85af5
@@ -418,9 +418,43 @@ class Demo:
         show([tuple(table.columns), *(tuple(None if v != v else v for v in row) for row in table.itertuples(index=False))])
         print(f"\n{results['seconds']:.0f} seconds; {self.out / 'report.html'}")
 
-# %% ../nbs/63_cli.ipynb #bdc7ed2a
+# %% ../nbs/63_cli.ipynb #82704e66
+@dataclass(frozen=True)
+class Bench:
+    """Time every stage on this machine, the plain version and the fast one in turn.
+
+    Example: scdnet bench --preset demo --json bench.json
+    """
+
+    device: str = "auto"  # auto: the first CUDA GPU, else the CPU
+    preset: Literal["demo", "paper"] = "demo"  # sizes: two minutes on two cores, or ten
+    json: Path | None = None  # file for every figure; None: only the table is printed
+    repeats: int = 3  # counted rounds of each stage
+    batch_size: int | None = None  # clips of a pretraining step; None: the preset's (paper on a CPU: 16)
+    compile: bool = False  # time the compiled branches too; their first steps take minutes
+    growth: bool = False  # also how cost grows with batch, frames, joints, persons, width and clips
+    overwrite: bool = False  # replace an existing file
+
+    def run(self) -> None:
+        from scdnet.bench import BenchConfig, bench, table
+        from scdnet.files import write_json
+
+        refuse_existing(self.json, self.overwrite)
+        if self.json and not self.json.parent.is_dir():
+            raise FileNotFoundError(f"{self.json.parent}: no such folder")
+        given = {name: getattr(self, name) for name in ("preset", "device", "repeats", "batch_size", "compile", "growth")}
+        defaults = Bench()
+        words = [f"--{name.replace('_', '-')}" + ("" if value is True else f" {value}") for name, value in given.items() if value != getattr(defaults, name)]
+        result = {"command": " ".join(["scdnet bench", *words])} | bench(BenchConfig(**given))
+        if self.json:
+            write_json(self.json, result)
+        show(table(result))
+        for name, hours in result.get("hours", {}).items():
+            print(f"{name}: {hours:.3g} hours for the 451 epochs of NTU-60")
+
+# %% ../nbs/63_cli.ipynb #675da62d
 COMMANDS = {"demo": Demo, "synthesize": Synthesize, "prepare": Prepare, "inspect": Inspect, "pretrain": Pretrain, "evaluate": Evaluate,
-            "embed": Embed, "import-official": ImportOfficial}
+            "embed": Embed, "import-official": ImportOfficial, "bench": Bench}
 SHARED = (Pretrain, Evaluate, Embed)  # the commands that torchrun may start several times, to share the work
 DESCRIPTION = "SCD-Net (AAAI 2024): learn what a skeleton does, without labels. Begin with: scdnet demo --out demo"
 

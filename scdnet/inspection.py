@@ -72,7 +72,7 @@ def clip_table(store: SkeletonStore) -> pd.DataFrame:
     rows = pd.DataFrame(columns)
     return rows[rows["clips"] > 0].reset_index(drop=True)
 
-# %% ../nbs/59_inspect.ipynb #9bae9403
+# %% ../nbs/59_inspect.ipynb #10e83e19
 def megabytes(size: int) -> str:
     """A number of bytes in MB."""
     return f"{size / 1e6:,.1f} MB".replace(",", " ")
@@ -102,6 +102,7 @@ def facts(store: SkeletonStore, missing: Missing | None = None) -> list[tuple[st
     for name in store.splits:
         train, test = store.split(name)
         rows.append((f"split {name}", f"{len(train)} training, {len(test)} test clips"))
+    rows += [(f"split {name}", "not usable: all clips are on one side") for name in store.one_sided]
     return rows + [("size on disk", megabytes(size)), ("the same, padded to the longest clip", megabytes(padded))]
 
 # %% ../nbs/59_inspect.ipynb #e79f6099

@@ -177,7 +177,7 @@ def fit_probe(x:Tensor, y:Tensor, x_test:Tensor, y_test:Tensor, classes:int, con
         test_top1.append(accuracy(scores, y_test))
     return Probe(scores, test_top1, lr)
 
-# %% ../nbs/50_linear.ipynb #e4a96a48
+# %% ../nbs/50_linear.ipynb #abbdc8a6
 def hold_out(labels:np.ndarray, subjects:np.ndarray|None, share:float, seed:int)->np.ndarray:
     """Mask (n,) of the clips held out of a training side: whole subjects where there are three or more, else a stratified share.
 
@@ -192,7 +192,7 @@ def hold_out(labels:np.ndarray, subjects:np.ndarray|None, share:float, seed:int)
         held = np.isin(subjects, chosen)
         if not set(labels) - set(labels[~held]): return held
     if np.unique(labels, return_counts=True)[1].min() < 2:
-        raise InputError('linear: a class has a single training clip, too few to choose a learning rate; give lr')
+        raise InputError('linear: a class has a single training clip, too few to choose a learning rate on (in Python, LinearConfig.lr sets it)')
     splitter = StratifiedShuffleSplit(1, test_size=max(share, len(set(labels)) / len(labels)), random_state=seed)
     held = np.zeros(len(labels), bool)
     held[next(splitter.split(labels, labels))[1]] = True

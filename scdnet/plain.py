@@ -6,7 +6,7 @@
 __all__ = ['PlainSubset', 'PlainGraphConv', 'PlainTemporalConv', 'PlainBlock', 'PlainExtractor', 'PlainDecoupler', 'PlainEncoder',
            'PlainBranch', 'PlainMoCo', 'plain_names', 'plain_encoder', 'plain_moco']
 
-# %% ../nbs/56_plain.ipynb #b9dc8588
+# %% ../nbs/56_plain.ipynb #2d3725aa
 import copy
 import re
 
@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from .encoder import Encoder, EncoderConfig
 from .momentum import MomentumContrast
-from .skeleton import Skeleton
 
 # %% ../nbs/56_plain.ipynb #f63695b4
 class PlainSubset(nn.Module):

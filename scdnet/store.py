@@ -110,7 +110,7 @@ class StoreWriter:
         """Let go of the file; harmless after `finish`."""
         self._file.close()
 
-# %% ../nbs/18_store.ipynb #16b9c1cf
+# %% ../nbs/18_store.ipynb #21fafb0b
 class SkeletonStore:
     """A prepared data set in a folder, memory-mapped. Make one with `scdnet.prepare` or `from_arrays`.
 
@@ -211,6 +211,11 @@ class SkeletonStore:
     def splits(self) -> list[str]:
         """Names of the splits that have clips on both sides."""
         return [name for name in self._split_names() if all(len(side) for side in self._sides(name))]
+
+    @cached_property
+    def one_sided(self) -> list[str]:
+        """Names of the splits that have clips on one side only, as a part of a data set may."""
+        return [name for name in self._split_names() if name not in self.splits]
 
     def split(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Indices of the training and of the test clips, int64; InputError if there is no such split or a side is empty."""

@@ -4,11 +4,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
 import scdnet.pretrain
+from scdnet.gcn import BatchNorm
 from scdnet.linear import calibrate, features
 from scdnet.pretrain import PRESETS, Pretraining, pretrain
-from scdnet.ranks import joined, rank
+from scdnet.ranks import average_gradients, joined, rank, synchronise
 from scdnet.store import SkeletonStore
 
 DEMO = PRESETS["demo"]
@@ -17,11 +19,23 @@ CONFIG = replace(DEMO, epochs=4, batch_size=8, queue_size=16, precision="fp32", 
 
 
 def awake(store, stats):
-    """A run before its first step, with graph convolutions that take part: their weights begin near zero."""
-    state = Pretraining(replace(CONFIG, batch_stats=stats), store, store.split("half")[0])
+    """A run before its first step, with graph convolutions that take part: their weights begin near zero.
+
+    Where statistics are shared, nobody is absent and nothing is masked: what does not move ties in every maximum over time, rounding breaks the tie, and the gradient
+    then takes one way or the other, in one process as well. In float64 all that is left is the function.
+    """
+    config, split = replace(CONFIG, batch_stats=stats), "half"
+    if stats == "sync":
+        config, split = replace(config, view=replace(config.view, spatial="none", temporal="none")), "pairs"
+    state = Pretraining(config, store, store.split(split)[0])
     for name, value in state.model.named_parameters():
         if name.endswith(("alpha", "space_norm.weight")):
             value.data.fill_(0.5)
+    if stats == "sync":
+        batches = state.batches
+        state.model.query.double(), state.model.key.double()
+        state.query = average_gradients(state.model.query)
+        state.batches = lambda step: (lambda chosen, *pair: (chosen, *(view.double() for view in pair)))(*batches(step))
     return state
 
 
@@ -29,6 +43,17 @@ def outcome(state):
     """Loss, gradients and all that a checkpoint holds, after a step."""
     gradient = torch.cat([p.grad.flatten() for p in state.model.query.parameters()])
     return {"loss": state.sums[0], "gradient": gradient, "model": {name: value.clone() for name, value in state.model.state_dict().items()}}
+
+
+def normalised(norm, slice_):
+    """What batch normalisation makes of seven samples, of which the last of either half stand for several; and its gradients."""
+    torch.manual_seed(0)
+    x, target = torch.randn(2, 7, 4, 5, 6, dtype=torch.double)
+    weight = torch.tensor([1, 1, 3, 1, 1, 1, 2])[slice_]
+    x = (3 + x[slice_]).requires_grad_()
+    y = norm(x, (weight, len(weight) - 1))
+    (y * target[slice_]).sum().backward()
+    return {"y": y.detach(), "x": x.grad, "weight": norm.weight.grad, "bias": norm.bias.grad, "mean": norm.running_mean, "var": norm.running_var}
 
 
 def clues(store):
@@ -52,6 +77,8 @@ def main(folder):
             state = awake(store, stats)
             state.step()
             torch.save(outcome(state), folder / f"{stats}-{rank()}.pt")
+        norm = synchronise(nn.Sequential(BatchNorm(4).double()))[0]
+        torch.save(normalised(norm, (slice(3), slice(3, 7))[rank()]), folder / f"norm-{rank()}.pt")
         torch.save(clues(store), folder / f"clues-{rank()}.pt")
         scdnet.pretrain.Pretraining = Stopped
         try:

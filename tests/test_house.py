@@ -48,7 +48,7 @@ def test_wheel_holds_the_data(tmp_path):
     assert built.returncode == 0, built.stderr
     (wheel,) = tmp_path.glob("*.whl")
     inside = set(zipfile.ZipFile(wheel).namelist())
-    shipped = {f"scdnet/data/{p.name}" for p in (ROOT / "data").iterdir()}
+    shipped = {f"scdnet/{p.relative_to(ROOT).as_posix()}" for p in (ROOT / "data").rglob("*") if p.is_file()}
     assert shipped and shipped <= inside
     assert {f"scdnet/{p.relative_to(ROOT / 'scdnet').as_posix()}" for p in (ROOT / "scdnet").rglob("*.py")} <= inside
 

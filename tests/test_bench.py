@@ -1,0 +1,38 @@
+"""The command `bench`: what it refuses, and what it writes."""
+import json
+
+import pytest
+from commands import assert_mistake, scdnet
+
+from scdnet import bench
+from scdnet.bench import BenchConfig
+from scdnet.encoder import EncoderConfig
+from scdnet.pretrain import PretrainConfig
+
+
+@pytest.mark.parametrize("words, said", [(("--repeats", "0"), "repeats"), (("--batch-size", "1"), "batch_size"), (("--device", "toaster"), "toaster"),
+                                         (("--json", "nowhere/bench.json"), "nowhere")])
+def test_bench_refuses(words, said, tmp_path):
+    assert_mistake(scdnet("bench", *words, cwd=tmp_path), said)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bench_keeps_a_file(tmp_path):
+    (tmp_path / "bench.json").write_text("mine")
+    assert_mistake(scdnet("bench", "--json", "bench.json", cwd=tmp_path), "exists already")
+    assert (tmp_path / "bench.json").read_text() == "mine"
+
+
+def test_bench_writes_every_stage(tmp_path, monkeypatch):
+    tiny = PretrainConfig(batch_size=8, queue_size=16, encoder=EncoderConfig(frames=16, channels=8, width=32))
+    monkeypatch.setitem(bench.PRESETS, "demo", tiny)
+    done = scdnet("bench", "--repeats", "1", "--json", "bench.json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "bench.json").read_text())
+    assert result["command"] == "scdnet bench --repeats 1" and result["config"]["batch_size"] == 8
+    assert [s["stage"] for s in result["stages"]] == ["read and normalise a file", "two views", "encoding, two persons", "encoding", "pretraining step",
+                                                      "linear protocol", "nearest neighbours"]
+    for stage in result["stages"]:
+        assert stage["versions"]["plain"]["ratio"] == 1 and all(v["seconds"] > 0 for v in stage["versions"].values())
+        assert stage["stage"] in done.stdout
+    assert BenchConfig().preset == "demo"
