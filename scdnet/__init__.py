@@ -7,7 +7,7 @@ __version__ = "0.1.0"
 _HOMES = {"SkeletonStore": "store", "Skeleton": "skeleton", "NTU25": "skeleton", "KINECT20": "skeleton", "load_encoder": "pretrain",
           "InputError": "files"}
 _MODULES = ("augment", "clues", "contrast", "decouple", "encoder", "files", "formats", "gcn", "inspection", "knn", "linear", "masking", "momentum",
-            "official", "prepare", "preprocess", "pretrain", "skeleton", "splits", "store", "synthetic", "synthetic_pku")
+            "official", "plain", "prepare", "preprocess", "pretrain", "ranks", "skeleton", "splits", "store", "synthetic", "synthetic_pku")
 __all__ = [*_HOMES, *_MODULES]
 
 

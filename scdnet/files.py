@@ -5,12 +5,14 @@
 # %% auto #0
 __all__ = ['InputError', 'shipped', 'write_bytes', 'write_text', 'write_json', 'new_folder', 'digest']
 
-# %% ../nbs/00_files.ipynb #f048d4e2
+# %% ../nbs/00_files.ipynb #b6d09bf2
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
@@ -98,7 +100,7 @@ def write_json(path: str | Path, content: object) -> Path:
     """
     return write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
-# %% ../nbs/00_files.ipynb #e375a60f
+# %% ../nbs/00_files.ipynb #0448757b
 @contextlib.contextmanager
 def new_folder(path: str | Path, overwrite: bool = False, holds: Sequence[str] = ("*",)) -> Iterator[Path]:
     """Fill a temporary folder beside ``path`` and rename it to ``path`` when the body has succeeded.
@@ -110,7 +112,8 @@ def new_folder(path: str | Path, overwrite: bool = False, holds: Sequence[str] =
     overwrite
         Replace an existing folder (only once the new one is complete).
     holds
-        Patterns of the names that a folder of this kind holds. One that holds another, not hidden, is not replaced.
+        Patterns of the names that a folder of this kind holds. One that holds another, not hidden, is not deleted: it is renamed to
+        ``path.old``, and a line on stderr says so.
 
     Yields
     ------
@@ -122,10 +125,10 @@ def new_folder(path: str | Path, overwrite: bool = False, holds: Sequence[str] =
     FileExistsError
         If ``path`` exists and ``overwrite`` is false.
     InputError
-        If ``path`` is to be overwritten but is a file, or a folder that holds something else.
+        If ``path`` is to be overwritten but is a file, not a folder.
     """
     path = Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)
-    _refuse_existing(path, overwrite, holds)
+    _refuse_existing(path, overwrite)
     made = [parent for parent in path.parents if not parent.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
@@ -135,8 +138,8 @@ def new_folder(path: str | Path, overwrite: bool = False, holds: Sequence[str] =
             _sync(file)
         _sync(aside)
         _plain_mode(aside, 0o777)
-        _refuse_existing(path, overwrite, holds)  # somebody else may have made it meanwhile
-        _replace_folder(aside, path)
+        _refuse_existing(path, overwrite)  # somebody else may have made it meanwhile
+        _replace_folder(aside, path, holds)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         with contextlib.suppress(OSError):
@@ -146,18 +149,15 @@ def new_folder(path: str | Path, overwrite: bool = False, holds: Sequence[str] =
     _sync(path.parent)
 
 
-def _refuse_existing(path: Path, overwrite: bool, holds: Sequence[str]) -> None:
+def _refuse_existing(path: Path, overwrite: bool) -> None:
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path}: exists already; choose another place or give --overwrite")
     if path.exists() and not path.is_dir():
         raise InputError(f"{path}: is a file, expected a folder or nothing")
-    for name in sorted(os.listdir(path)) if path.exists() else ():
-        if not name.startswith(".") and not any(fnmatch(name, pattern) for pattern in holds):
-            raise InputError(f"{path}: holds {name}, which is not of what would replace it; --overwrite does not delete that, choose another place")
 
 
-def _replace_folder(new: Path, path: Path) -> None:
-    """Rename ``new`` to ``path``; an older folder of that name is moved out of the way first and removed last."""
+def _replace_folder(new: Path, path: Path, holds: Sequence[str]) -> None:
+    """Rename ``new`` to ``path``; an older folder of that name is moved out of the way first, and removed last or kept."""
     if not path.exists():
         os.rename(new, path)
         return
@@ -168,7 +168,13 @@ def _replace_folder(new: Path, path: Path) -> None:
     except BaseException:
         os.rename(old, path)
         raise
-    shutil.rmtree(old, ignore_errors=True)
+    foreign = [name for name in os.listdir(old) if not name.startswith(".") and not any(fnmatch(name, pattern) for pattern in holds)]
+    if not foreign:
+        shutil.rmtree(old, ignore_errors=True)
+        return
+    kept = next(k for i in itertools.count(1) if not (k := path.with_name(f"{path.name}.old{i if i > 1 else ''}")).exists())
+    os.rename(old, kept)
+    print(f"{path}: the folder of that name held {min(foreign)}, which is nothing of ours; it is kept as {kept}", file=sys.stderr)
 
 # %% ../nbs/00_files.ipynb #931dc3ed
 def digest(path: str | Path) -> str:

@@ -93,7 +93,9 @@ def test_overwrite_replaces(store, raw, tmp_path):
     assert_mistake(scdnet("prepare", raw, "--out", out), out, "--overwrite")
     assert tree(out) == ["old"]
     assert scdnet("prepare", raw, "--out", out, "--overwrite").returncode == 0
-    assert tree(out) == tree(store) and tree(tmp_path) == ["store", *(f"store/{n}" for n in tree(store))]
+    assert tree(out) == tree(store) and tree(tmp_path / "store.old") == ["old"]                  # not ours: never deleted
+    assert scdnet("prepare", raw, "--out", out, "--overwrite").returncode == 0
+    assert tree(out) == tree(store) and sorted(p.name for p in tmp_path.iterdir()) == ["store", "store.old"]
 
 
 # mistakes
