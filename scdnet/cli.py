@@ -418,7 +418,7 @@ class Demo:
         show([tuple(table.columns), *(tuple(None if v != v else v for v in row) for row in table.itertuples(index=False))])
         print(f"\n{results['seconds']:.0f} seconds; {self.out / 'report.html'}")
 
-# %% ../nbs/63_cli.ipynb #82704e66
+# %% ../nbs/63_cli.ipynb #234085bd
 @dataclass(frozen=True)
 class Bench:
     """Time every stage on this machine, the plain version and the fast one in turn.
@@ -427,7 +427,7 @@ class Bench:
     """
 
     device: str = "auto"  # auto: the first CUDA GPU, else the CPU
-    preset: Literal["demo", "paper"] = "demo"  # sizes: two minutes on two cores, or ten
+    preset: Literal["demo", "paper"] = "demo"  # sizes of the model and of the batch
     json: Path | None = None  # file for every figure; None: only the table is printed
     repeats: int = 3  # counted rounds of each stage
     batch_size: int | None = None  # clips of a pretraining step; None: the preset's (paper on a CPU: 16)
