@@ -14,7 +14,10 @@ from hypothesis import strategies as st
 
 from scdnet.files import InputError
 from scdnet.formats import ntu
+from scdnet.preprocess import preprocess
+from scdnet.skeleton import KINECT20
 from scdnet.store import SkeletonStore
+from scdnet.synthetic import perform
 
 NTU, NWUCLA = "S001C001P001R001A00{}.skeleton", "a0{}_s01_e00_v01.json"
 GOOD, BAD = (1, 2, 4), 3                                       # the damaged file is neither the first nor the last
@@ -202,6 +205,23 @@ def test_both_parts_as_downloaded(tmp_path):
     assert both.meta["splits"] == {"rule": "ntu120"} and len(both.classes) == 120 and both.names[1] == "S002C002P003R001A060"
     assert both.digest == stores["other order"].digest == stores["a folder"].digest
     assert stores["first"].meta["splits"] == {"rule": "ntu60"} and len(stores["first"].classes) == 60
+
+
+def test_nwucla_round_trip(tmp_path):
+    """The mannequin in NW-UCLA's form, as folder and as zip: the same frames, labels and sides."""
+    takes = {f"a{action:02}_s01_e00_v{view:02}": perform(action, camera=view) for action in (4, 5) for view in (1, 2, 3)}
+    clips = {name: take.joints[:, :1, [*range(2), 20, *range(3, 20)]].astype(np.float32) for name, take in takes.items()}
+    texts = {f"{name}.json": json.dumps({"skeletons": clip[:, 0].tolist(), "label": int(name[1:3])}) for name, clip in clips.items()}
+    (tmp_path / "raw").mkdir()
+    for name, text in texts.items():
+        (tmp_path / "raw" / name).write_text(text)
+    for source in (tmp_path / "raw", zip_of(tmp_path / "raw.zip", texts)):
+        assert scdnet("prepare", source, "--out", tmp_path / "store", "--overwrite").returncode == 0
+        store = SkeletonStore.open(tmp_path / "store")
+        assert store.names == list(clips) and store.labels.tolist() == [int(name[1:3]) - 1 for name in clips]
+        for i, clip in enumerate(clips.values()):
+            np.testing.assert_array_equal(store[i], preprocess(clip, KINECT20, 1))
+        assert [side.tolist() for side in store.split("xview")] == [[0, 1, 3, 4], [2, 5]]
 
 
 # archives
