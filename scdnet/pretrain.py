@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'OptimConfig', 'PretrainConfig', 'learning_rate', 'seed_of', 'epoch_order', 'build_model', 'find_device',
-           'build_optimizer', 'Batches', 'write_state', 'read_state', 'Pretraining', 'describe', 'read_config',
-           'pretrain', 'save_encoder', 'load_encoder', 'run_config', 'untrained_encoder']
+           'build_optimizer', 'keep_memory', 'Batches', 'write_state', 'read_state', 'Pretraining', 'describe',
+           'read_config', 'pretrain', 'save_encoder', 'load_encoder', 'run_config', 'untrained_encoder']
 
-# %% ../nbs/42_pretrain.ipynb #5718d4db
+# %% ../nbs/42_pretrain.ipynb #b5ebb40b
+import contextlib
+import ctypes
 import json
 import math
 import shutil
@@ -105,7 +107,7 @@ def epoch_order(clips:int, batch_size:int, seed:int, epoch:int)->np.ndarray:
     steps = clips // batch_size
     return order[:steps * batch_size].reshape(steps, batch_size)
 
-# %% ../nbs/42_pretrain.ipynb #b927df62
+# %% ../nbs/42_pretrain.ipynb #e76d43d6
 def build_model(config:PretrainConfig, skeleton:Skeleton, persons:int, coords:int)->MomentumContrast:
     """The model with its initial weights, which depend on `config.seed` alone."""
     torch.manual_seed(seed_of(config.seed, 0, 2))
@@ -128,8 +130,19 @@ def find_device(name:str)->torch.device:
 def build_optimizer(config:OptimConfig, model:MomentumContrast)->torch.optim.Optimizer:
     """Optimiser of the query branch; the key branch only follows."""
     parameters = list(model.query.parameters())
-    if config.name == 'adamw': return torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay, foreach=True)
-    return torch.optim.SGD(parameters, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay, foreach=True)
+    if config.name == 'adamw': return torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay, fused=True)
+    return torch.optim.SGD(parameters, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay, fused=True)
+
+# %% ../nbs/42_pretrain.ipynb #4e176a4b
+def keep_memory(keep:bool=True)->None:
+    """Let this process keep freed memory for the next step instead of giving it back to the system; False: back to the default.
+
+    A hint to glibc's `malloc`; elsewhere nothing happens. The process stays as large as it has ever been.
+    """
+    pieces, trim, top = (0, -1, 2**28) if keep else (65_536, 2**17, 2**17)      # most pieces mapped one by one; free bytes at the top to give back (-1: never), and to ask for
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        for option, value in ((-4, pieces), (-1, trim), (-2, top)): mallopt(option, value)
 
 # %% ../nbs/42_pretrain.ipynb #b5161590
 class Batches:

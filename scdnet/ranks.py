@@ -7,7 +7,7 @@ __all__ = ['rank', 'world_size', 'is_first', 'launched', 'joined', 'check_device
            'average_gradients', 'once', 'everyones', 'SyncedNorm', 'SyncedBatchNorm', 'synchronise', 'speak_as_one',
            'launch', 'restarted']
 
-# %% ../nbs/43_distributed.ipynb #e1caa8e4
+# %% ../nbs/43_distributed.ipynb #d059cb50
 import contextlib
 import io
 import os
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from .files import InputError
-from .gcn import Counts
+from .gcn import Counts, multiply_add
 
 # %% ../nbs/43_distributed.ipynb #1ae2ceb3
 def rank()->int:
@@ -174,7 +174,7 @@ def everyones(thing:object)->list:
     dist.all_gather_object(things, thing)
     return things
 
-# %% ../nbs/43_distributed.ipynb #265fd98b
+# %% ../nbs/43_distributed.ipynb #d03eab47
 class SyncedNorm(torch.autograd.Function):
     """Normalise (B, C, V, T) by the statistics of all ranks' samples, of which this rank's count `weight[b]` times.
 
@@ -197,14 +197,15 @@ class SyncedNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad:Tensor, *_)->tuple[Tensor|None, ...]:
         x, share, scale, mean, inverse = ctx.saved_tensors
-        grad_x, along, total = torch.ops.aten.native_batch_norm_backward(
-            grad.contiguous(), x, scale, None, None, mean, inverse, True, 0.0, [True, True, True])      # along: Σ g x̂, total: Σ g, of this rank
+        grad = grad.contiguous()
+        _, along, total = torch.ops.aten.native_batch_norm_backward(
+            grad, x, scale, None, None, mean, inverse, True, 0.0, [False, True, True])      # along: Σ g x̂, total: Σ g, of this rank
         everyone = torch.stack([along, total])
         dist.all_reduce(everyone)
-        values, share = len(x) * x[0, 0].numel(), share[:, None]
-        by_x = (along / values - share * everyone[0]) * scale * inverse.square()            # (B, C)
-        by_one = (total / values - share * everyone[1]) * scale * inverse - by_x * mean
-        grad_x += torch.addcmul(by_one.to(x.dtype)[..., None, None], x, by_x.to(x.dtype)[..., None, None])
+        each = -share[:, None] * scale * inverse                                            # (B, C)
+        by_x = each * everyone[0] * inverse
+        grad_x = multiply_add(grad, (scale * inverse).expand_as(each), each * everyone[1] - by_x * mean)
+        grad_x += multiply_add(x, by_x, torch.zeros_like(by_x))
         return grad_x, None, along, total, None                                             # those of the weights are averaged with all others
 
 
