@@ -36,7 +36,7 @@ from .ranks import average_gradients, check_device, is_first, launch, mean, once
 from .skeleton import Skeleton
 from .store import SkeletonStore
 
-# %% ../nbs/42_pretrain.ipynb #ab14ae54
+# %% ../nbs/42_pretrain.ipynb #9f5187e1
 @dataclass(frozen=True)
 class OptimConfig:
     """Optimiser and schedule of the learning rate."""
@@ -48,6 +48,11 @@ class OptimConfig:
     schedule: Literal['step', 'cosine'] = 'step'     # step: ÷ 10 at each of `drops`; official. cosine to zero: ours
     drops: tuple[float, ...] = (351 / 451,)          # when, as shares of the run; official
     warmup: float = 0.0                              # share of the run in which the rate rises from zero; official: none
+
+    def __post_init__(self):
+        for name, low, high in (('lr', 0, math.inf), ('momentum', 0, 1), ('weight_decay', 0, math.inf), ('warmup', 0, 1)):
+            if not low <= getattr(self, name) < high: raise InputError(f'optim.{name} is {getattr(self, name)}, expected {low} or more, below {high}')
+        if not all(0 < drop < 1 for drop in self.drops): raise InputError(f'optim.drops are {self.drops}, expected shares of the run between 0 and 1')
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,8 @@ class PretrainConfig:
             if getattr(self, name) < 1: raise InputError(f'{name} is {getattr(self, name)}, expected 1 or more')
         if self.batch_size < 2: raise InputError(f'batch_size is {self.batch_size}, expected 2 or more: batch normalisation needs company')
         if not 0 <= self.key_momentum <= 1: raise InputError(f'key_momentum is {self.key_momentum}, expected 0 to 1')
-        if self.temperature <= 0: raise InputError(f'temperature is {self.temperature}, expected more than 0')
+        if not 0 < self.temperature < math.inf: raise InputError(f'temperature is {self.temperature}, expected more than 0')
+        if self.seed < 0: raise InputError(f'seed is {self.seed}, expected 0 or more')
 
 # %% ../nbs/42_pretrain.ipynb #67256bce
 PRESETS = {
@@ -339,7 +345,7 @@ def _check_same(run:Path, now:dict)->None:
     changed = list(_changes(trim(before), trim(now)))
     if changed: raise InputError(f'{run}: cannot resume with other options: {"; ".join(changed)}')
 
-# %% ../nbs/42_pretrain.ipynb #880f0a96
+# %% ../nbs/42_pretrain.ipynb #93b036af
 def pretrain(store:SkeletonStore, split:str, config:PretrainConfig, out:str|Path, preset:str='', resume:bool=False,
              overwrite:bool=False, progress:bool=True)->Path:
     """Pretrain an encoder on the training side of a split, without its labels.
@@ -369,7 +375,8 @@ def pretrain(store:SkeletonStore, split:str, config:PretrainConfig, out:str|Path
     resume, there = once(lambda: _open_run(out, describe(config, store, split, preset), resume, overwrite))
     resumed = there and state.load(out / 'checkpoint')
     if resume and is_first():
-        tqdm.write(f'{out}: going on after step {state.steps_done}' if resumed else f'{out}: no checkpoint yet, starting anew', file=sys.stderr)
+        found = 'finished already,' if state.steps_done == state.steps else 'going on'
+        tqdm.write(f'{out}: {found} after step {state.steps_done}' if resumed else f'{out}: no checkpoint yet, starting anew', file=sys.stderr)
     once(lambda: _keep_metrics(out / 'metrics.jsonl', state.epoch))
     with tqdm(total=state.steps, initial=state.steps_done, desc='pretrain', unit='step', disable=not (progress and is_first()), mininterval=1) as bar:
         while state.steps_done < state.steps: _run_epoch(state, out, bar)
@@ -383,6 +390,8 @@ def _open_run(out:Path, now:dict, resume:bool, overwrite:bool)->tuple[bool, bool
     if (resume or mine) and (out / 'config.json').is_file():
         _check_same(out, now)
         return True, True
+    if out.exists() and not (overwrite or resume):
+        raise FileExistsError(f'{out}: exists already; --resume goes on with it, --overwrite replaces it')
     with new_folder(out, overwrite=overwrite or resume) as new:
         write_json(new / 'config.json', now if launch() is None else {**now, 'launch': launch()})
     return resume, False

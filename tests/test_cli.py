@@ -253,10 +253,13 @@ LEARNING = [["pretrain", "--store", "STORE", "--split", "xsub", "--out", "new", 
             ["evaluate", "knn", "--run", "RUN", "--store", "STORE", "--split", "xsub"], ["embed", "--run", "RUN", "--store", "STORE", "--out", "new.npz"]]
 WRONG = {"split": ("--split", "ysub", "ysub"), "store": ("--store", "nowhere", "nowhere"), "run": ("--run", "nowhere", "nowhere"),
          "layout": ("--store", "OTHER", "20 joints"), "device": ("--device", "toaster", "toaster"), "epochs": ("--epochs", "0", "epochs"),
-         "batch": ("--batch-size", "1000", "batch_size"), "heads": ("--encoder.heads", "3", "heads")}
-CASES = [(words, wrong) for words in LEARNING for wrong in WRONG if (WRONG[wrong][0] in words or wrong in ("device", "epochs", "batch", "heads"))
+         "batch": ("--batch-size", "1000", "batch_size"), "heads": ("--encoder.heads", "3", "heads"),
+         "rate": ("--optim.lr", "nan", "optim.lr"), "decay": ("--optim.weight-decay", "-1", "optim.weight_decay"), "warm-up": ("--optim.warmup", "1.5", "optim.warmup"),
+         "drops": ("--optim.drops", "2", "optim.drops"), "seed": ("--seed", "-1", "seed"), "temperature": ("--temperature", "nan", "temperature")}
+PRETRAIN = ("batch", "heads", "rate", "decay", "warm-up", "drops", "seed", "temperature")
+CASES = [(words, wrong) for words in LEARNING for wrong in WRONG if (WRONG[wrong][0] in words or wrong in ("device", "epochs", *PRETRAIN))
          and not (wrong in ("epochs",) and words[:2] not in (["pretrain", "--store"], ["evaluate", "linear"]))
-         and not (wrong in ("batch", "heads") and words[0] != "pretrain") and not (wrong == "layout" and words[0] == "pretrain")]
+         and not (wrong in PRETRAIN and words[0] != "pretrain") and not (wrong == "layout" and words[0] == "pretrain")]
 
 
 @pytest.mark.parametrize("words, wrong", CASES, ids=lambda v: v if isinstance(v, str) else " ".join(w for w in v[:2] if w[0] != "-"))

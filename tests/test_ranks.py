@@ -162,7 +162,7 @@ def test_a_restart_does_not_touch_the_run_of_somebody_else(folder):
     config = (folder / "one/config.json").read_bytes()
     done = torchrun("--max-restarts", 1, "-m", "scdnet", "pretrain", "--store", folder / "store", "--split", "half", "--out", folder / "one", *SIZES,
                     "--epochs", 4, "--batch-stats", "sync")
-    assert done.returncode == 1 and [*set(ours(done.stderr))] == [f"scdnet: {folder / 'one'}: exists already; choose another place or give --overwrite"]
+    assert done.returncode == 1 and [*set(ours(done.stderr))] == [f"scdnet: {folder / 'one'}: exists already; --resume goes on with it, --overwrite replaces it"]
     assert (folder / "one/config.json").read_bytes() == config
 
 
