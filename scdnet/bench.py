@@ -8,7 +8,7 @@ __all__ = ['Sync', 'RATE_SIZE', 'Versions', 'EPOCHS', 'CLIPS', 'GROWTH', 'CLIP_C
            'read_stage', 'views_stage', 'step_loss', 'step_stage', 'encode_stage', 'linear_stage', 'knn_stage',
            'BenchConfig', 'row', 'hours', 'threads', 'bench', 'table', 'chain', 'grown_step', 'grown_store', 'growth']
 
-# %% ../nbs/64_bench.ipynb #27fd47e3
+# %% ../nbs/64_bench.ipynb #a3c9108b
 import contextlib
 import ctypes
 import gc
@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
-from .augment import views
+from .augment import Views, views
 from .encoder import Encoder, EncoderConfig
 from .files import InputError
 from .formats.ntu import read_skeleton
@@ -36,7 +36,7 @@ from .linear import LinearConfig, PRESETS as LINEAR_PRESETS, features, fit_probe
 from .plain import plain_encoder, plain_moco
 from .plain_data import PlainViews, plain_clip, plain_linear, plain_preprocess, plain_read
 from .preprocess import preprocess
-from .pretrain import PRESETS, Batches, PretrainConfig, build_model, build_optimizer, find_device
+from .pretrain import AHEAD, PRESETS, Batches, PretrainConfig, build_model, build_optimizer, find_device, keep_memory
 from .report import machine
 from .skeleton import NTU25, Skeleton, adjacency_power
 from .store import SkeletonStore
@@ -166,7 +166,7 @@ def some_views(config:PretrainConfig, store:SkeletonStore, count:int, device:tor
     return views(torch.from_numpy(np.array(store.frames)).to(device), torch.from_numpy(store.starts[:count]), torch.from_numpy(store.lengths[:count]), store.skeleton,
                  config.view, torch.Generator().manual_seed(seed), size=config.encoder.frames)
 
-# %% ../nbs/64_bench.ipynb #fc46cc1b
+# %% ../nbs/64_bench.ipynb #d4209863
 Versions = dict[str, Callable[[], object]]
 
 
@@ -177,15 +177,20 @@ def read_stage()->Versions:
     return {'plain': lambda: plain_preprocess(plain_clip(plain_read(text), 25), NTU25), 'fast': lambda: preprocess(read_skeleton(data), NTU25)}
 
 
-def views_stage(config:PretrainConfig, store:SkeletonStore, device:torch.device)->Versions:
-    """Two views of a batch, on one thread."""
+def views_stage(config:PretrainConfig, store:SkeletonStore, device:torch.device, steps:int=AHEAD)->Versions:
+    """Two views of each clip of a batch, for a few steps, on one thread."""
     power = adjacency_power(store.skeleton, config.view.spatial_n).numpy()
     loader = DataLoader(PlainViews(store, np.arange(config.batch_size), config.view, config.encoder.frames, power), config.batch_size)
-    frames, generator = torch.from_numpy(np.array(store.frames)).to(device), torch.Generator().manual_seed(0)
-    starts, lengths = torch.from_numpy(store.starts[:config.batch_size]), torch.from_numpy(store.lengths[:config.batch_size])
+    made = Views(store.frames, store.skeleton, config.view, size=config.encoder.frames, device=device)
+    batch = store.starts[:config.batch_size], store.lengths[:config.batch_size], torch.Generator().manual_seed(0)
 
-    def fast(): return [views(frames, starts, lengths, store.skeleton, config.view, generator, size=config.encoder.frames) for _ in range(2)]
-    return {'plain': lambda: [view.to(device) for view in next(iter(loader))], 'fast': fast}
+    def plain():
+        for _ in range(steps): pair = [view.to(device) for view in next(iter(loader))]
+        return pair
+    def fast():
+        for pair in made.pairs([batch] * steps): pass
+        return pair
+    return {'plain': plain, 'fast': fast}
 
 
 def step_loss(model:nn.Module, view_q:Tensor, view_k:Tensor)->Tensor:
@@ -199,7 +204,7 @@ def step_stage(config:PretrainConfig, store:SkeletonStore, device:torch.device, 
     pair = [some_views(config, store, batch_size, device, seed) for seed in range(2)]
     def version(make, precision):
         model = make(build_model(replace(config, precision=precision), store.skeleton, store.persons, store.coords).to(device).train())
-        optimizer = build_optimizer(config.optim, model)
+        optimizer = build_optimizer(config.optim, model.query)
         def step():
             loss = step_loss(model, *pair)
             optimizer.zero_grad()
@@ -297,7 +302,7 @@ def hours(stages:list[dict])->dict[str, float]:
     def per_clip(stage, version): return stage['versions'][version]['seconds'] / stage['count']
     return {name: EPOCHS * CLIPS * (per_clip(step, name) + per_clip(view, 'plain' if name == 'plain' else 'fast')) / 3600 for name in step['versions']}
 
-# %% ../nbs/64_bench.ipynb #d670ab88
+# %% ../nbs/64_bench.ipynb #1108e1ef
 @contextlib.contextmanager
 def threads(count:int)->Iterator[None]:
     """Let PyTorch use `count` threads in the body."""
@@ -319,6 +324,7 @@ def bench(config:BenchConfig=BenchConfig(), progress:bool=True)->dict:
     -------
     `machine`, `config`, `stages` (see `row`), `hours` for NTU-60's 451 epochs where the preset is the paper's, and `growth`.
     """
+    keep_memory()                                                            # for the plain versions too
     device, paper, base = find_device(config.device), config.preset == 'paper', PRESETS[config.preset]
     batch = config.batch_size or (16 if paper and device.type == 'cpu' else base.batch_size)
     protocol = replace(LINEAR_PRESETS[config.preset], lr=1.)
@@ -336,7 +342,7 @@ def bench(config:BenchConfig=BenchConfig(), progress:bool=True)->dict:
             if stage != 'encoding, two persons': bar.update()
 
         add('read and normalise a file', 'files', 1, read_stage(), repeats=5 * config.repeats)
-        with threads(1): add('two views', 'clips', base.batch_size, views_stage(base, store, device), repeats=10 * config.repeats)
+        with threads(1): add('two views', 'clips', AHEAD * base.batch_size, views_stage(base, store, device), repeats=5 * config.repeats)
         add('encoding, two persons', 'clips', batch, *encode_stage(base, crowd, device, batch))
         add('encoding', 'clips', batch, *encode_stage(base, store, device, batch))
         add('pretraining step', 'clips', batch, *step_stage(base, store, device, batch, config.compile))
@@ -358,7 +364,7 @@ def table(result:Mapping)->list[tuple]:
             rows.append((stage['stage'], name, f'{v["per_second"]:.4g} {stage["unit"]}', f'{v["ratio"]:.2f}', f'{100 * v["share"]:.0f}' if 'share' in v else None, memory))
     return rows
 
-# %% ../nbs/64_bench.ipynb #8db4cf77
+# %% ../nbs/64_bench.ipynb #9017715b
 GROWTH = {'batch': (8, 16, 32, 64), 'frames': (16, 32, 64, 128), 'joints': (13, 25, 50, 100), 'persons': (1, 2, 4), 'width': (128, 256, 512, 1024)}
 CLIP_COUNTS = 500, 5_000, 50_000
 
@@ -372,7 +378,7 @@ def grown_step(device:torch.device, batch:int=16, frames:int=32, joints:int=25, 
     """A pretraining step of a small model on noise, everyone present."""
     config = replace(PRESETS['demo'], precision='fp32', encoder=replace(PRESETS['demo'].encoder, frames=frames, width=width))
     model = build_model(config, chain(joints), persons, 3).to(device).train()
-    optimizer, clips = build_optimizer(config.optim, model), torch.randn(batch, 3, frames, joints, persons, device=device)
+    optimizer, clips = build_optimizer(config.optim, model.query), torch.randn(batch, 3, frames, joints, persons, device=device)
 
     def step():
         loss = step_loss(model, clips, clips)
@@ -414,10 +420,10 @@ def _clip_growth(device:torch.device, folder:Path, repeats:int)->list[dict]:
         with peak_memory(torch.device('cpu')) as peak: batches[count] = Batches(small, stores[count], np.arange(count), torch.device('cpu'))
         memory[count] = peak()
     def draw(count):
-        for step in range(7): batches[count](step)
+        for step in range(AHEAD): batches[count](step)
     drawn = alternate({str(n): lambda n=n: draw(n) for n in CLIP_COUNTS}, 3 * repeats, device)
-    rows = [{'axis': 'clips', 'stage': 'two views', 'value': n, 'seconds': drawn[str(n)].median / 7 / 64, 'memory': memory[n],
-             'predicted': stores[n].frames.nbytes} for n in CLIP_COUNTS]
+    rows = [{'axis': 'clips', 'stage': 'two views', 'value': n, 'seconds': drawn[str(n)].median / AHEAD / 64, 'memory': memory[n],
+             'predicted': 2 * stores[n].frames.nbytes} for n in CLIP_COUNTS]
     batches.clear()
     coded = alternate({str(n): lambda n=n: features(encoder, stores[n]) for n in CLIP_COUNTS}, 1, device)
     return rows + [{'axis': 'clips', 'stage': 'features', 'value': n, 'seconds': coded[str(n)].median / n, 'memory': coded[str(n)].memory,

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['YOURS', 'WORLDS', 'PROTOCOLS', 'COMMANDS', 'COMPUTING', 'SHARED', 'DESCRIPTION', 'outcome', 'terminable', 'show',
-           'read_words', 'Synthesize', 'Prepare', 'Inspect', 'Pretrain', 'read_metrics', 'parse_pretrain', 'Evaluate',
-           'Linear', 'Knn', 'refuse_existing', 'Embed', 'ImportOfficial', 'Demo', 'Bench', 'choose', 'parse', 'main',
-           'together', 'carry_out']
+           'read_words', 'Synthesize', 'Prepare', 'Inspect', 'Pretrain', 'read_metrics', 'parse_configured', 'Ablate',
+           'Evaluate', 'plus_minus', 'Linear', 'fused', 'Knn', 'Finetune', 'Transfer', 'Semi', 'refuse_existing',
+           'Embed', 'ImportOfficial', 'Demo', 'Bench', 'choose', 'parse', 'main', 'together', 'carry_out']
 
 # %% ../nbs/63_cli.ipynb #35c85af5
 import contextlib
@@ -182,7 +182,7 @@ class Inspect:
         if self.html:
             print(f"\n{inspect_html(store, self.html, up=self.up)}")
 
-# %% ../nbs/63_cli.ipynb #3d39d8ba
+# %% ../nbs/63_cli.ipynb #211ffeb2
 @dataclass(frozen=True)
 class Pretrain:
     """Learn an encoder from the training clips of a split, without their labels.
@@ -224,22 +224,49 @@ class _Preset:
     preset: Literal["demo", "paper"] = "demo"
 
 
-def parse_pretrain(words: Sequence[str]) -> Pretrain:
-    """The command `pretrain` with its configuration: the preset's values, and in their place those that are given."""
+def parse_configured(kind: type, words: Sequence[str], prog: str):
+    """A command with its configuration of pretraining: the preset's values, and in their place those that are given."""
     from scdnet.pretrain import PRESETS, PretrainConfig
 
-    chosen, _ = tyro.cli(_Preset, args=words, prog="scdnet pretrain", return_unknown_args=True, add_help=False)
+    chosen, _ = tyro.cli(_Preset, args=words, prog=prog, return_unknown_args=True, add_help=False)
 
     @dataclass(frozen=True)
-    class Configured(Pretrain):
+    class Configured(kind):
         config: Annotated[PretrainConfig, tyro.conf.arg(name="")] = PRESETS[chosen.preset]
 
-    return read_words(Configured, words, prog="scdnet pretrain", description=inspect.cleandoc(Pretrain.__doc__))
+    return read_words(Configured, words, prog=prog, description=inspect.cleandoc(kind.__doc__))
 
-# %% ../nbs/63_cli.ipynb #f33b1bac
+# %% ../nbs/63_cli.ipynb #0aba09a2
+@dataclass(frozen=True)
+class Ablate:
+    """Run every row of an ablation table of the paper and set it beside the paper's; what is finished is not run again.
+
+    Example: scdnet ablate table5 --store stores/ntu60 --split xsub --preset paper --out ablations
+    """
+
+    table: tyro.conf.Positional[Literal["table5", "table6", "table7", "table8"]]  # parts of the encoder, its sizes, the loss, the augmentation
+    store: Path  # folder that scdnet prepare made
+    split: str  # its training side is learned from, its test side is scored
+    out: Path  # folder of the runs and of TABLE.json; tables with the same options may share it
+    preset: Literal["demo", "paper"]  # defaults of all options below: minutes on a CPU, or the paper's
+    seeds: tuple[int, ...] = (0,)  # each row is run with each; two processes may fill one folder with different seeds
+
+    def run(self) -> None:
+        from scdnet.ablations import ablate, order_text, table_text
+        from scdnet.ranks import is_first
+        from scdnet.store import SkeletonStore
+
+        if self.config.seed:
+            raise InputError(f"seed is {self.config.seed}, expected none: a table is given --seeds")
+        result = ablate(self.table, SkeletonStore.open(self.store), self.split, self.config, self.out, self.preset, self.seeds)
+        if is_first():
+            show(table_text(result))
+            print("", *order_text(result), "", self.out / f"{self.table}.json", sep="\n")
+
+# %% ../nbs/63_cli.ipynb #fcf816ca
 @dataclass(frozen=True)
 class Evaluate:
-    """Judge a run by a protocol: linear or knn.
+    """Judge a run by a protocol.
 
     Example: scdnet evaluate linear --run runs/ntu60 --store stores/ntu60 --split xsub
     """
@@ -254,11 +281,17 @@ class Evaluate:
 
     protocol = "evaluate"
 
-    def settings(self):
-        """Configuration of the linear protocol."""
-        from scdnet.judge import linear_config
+    def judged(self, store, out) -> dict:
+        """kind -> result. Whatever else belongs to it is written beside `out`."""
+        from scdnet.judge import KINDS, all_features, judge, linear_config
 
-        return linear_config(self.run_folder)
+        config = linear_config(self.run_folder, getattr(self, "epochs", None), getattr(self, "seed", 0))
+        found = all_features(self.run_folder, store, self.split, KINDS if self.baselines else KINDS[:1], self.device, progress=True)
+        return judge(self.protocol, found, store, self.split, config)
+
+    def stem(self, store) -> str:
+        """Name of the result's file, without its ending."""
+        return f"{self.protocol}-{self.split}{self.elsewhere(store)}"
 
     def elsewhere(self, store) -> str:
         """Part of the result's name: that of the store, if the run has learned from another one."""
@@ -269,22 +302,26 @@ class Evaluate:
 
     def run(self) -> None:
         from scdnet.files import write_json
-        from scdnet.judge import KINDS, all_features, chance, judge
+        from scdnet.judge import chance
         from scdnet.ranks import is_first
         from scdnet.store import SkeletonStore
 
         refuse_existing(self.out, self.overwrite)
-        config, store = self.settings(), SkeletonStore.open(self.store)
-        out = self.out or self.run_folder / "eval" / f"{self.protocol}-{self.split}{self.elsewhere(store)}.json"
-        found = all_features(self.run_folder, store, self.split, KINDS if self.baselines else KINDS[:1], self.device, progress=True)
-        judged = judge(self.protocol, found, store, self.split, config)
+        store = SkeletonStore.open(self.store)
+        out = self.out or self.run_folder / "eval" / f"{self.stem(store)}.json"
+        judged = self.judged(store, out)
         if not is_first():
             return
         result = judged["pretrained"] | {"baselines": {kind: judged[kind] for kind in judged if kind != "pretrained"}}
         out.parent.mkdir(parents=True, exist_ok=True)
         write_json(out, result)
-        rows = [(kind, judged[kind]["top1"], judged[kind]["top5"]) for kind in judged]
+        rows = [(kind, plus_minus(found["top1"], found.get("top1_std")), found["top5"]) for kind, found in judged.items()]
         show([("features", "top-1 (%)", "top-5 (%)"), *rows, ("chance", chance(store, self.split), chance(store, self.split, 5) if result["top5"] else None)])
+
+
+def plus_minus(mean: float, std: float | None):
+    """A mean with its standard deviation, or without one."""
+    return mean if std is None else f"{mean:.1f} ± {std:.1f}"
 
 
 @dataclass(frozen=True)
@@ -296,13 +333,23 @@ class Linear(Evaluate):
 
     epochs: int | None = None  # of the linear layer; None: those of the run's preset
     seed: int = 0  # of the layer's weights, the batches, and the share on which a learning rate is chosen
+    streams: tuple[Path, ...] = ()  # runs of the other two streams: scores of joint, bone and motion are added with weights 0.6, 0.6, 0.4
 
     protocol = "linear"
 
-    def settings(self):
-        from scdnet.judge import linear_config
+    def judged(self, store, out):
+        return fused(self, store) if self.streams else super().judged(store, out)
 
-        return linear_config(self.run_folder, self.epochs, self.seed)
+    def stem(self, store):
+        return super().stem(store) + ("-streams" if self.streams else "")
+
+
+def fused(command, store) -> dict:
+    """kind -> result of the three streams together."""
+    from scdnet.streams import evaluate_streams
+
+    return evaluate_streams(command.protocol, (command.run_folder, *command.streams), store, command.split, command.epochs, command.seed, command.baselines,
+                            command.device, progress=True)
 
 
 @dataclass(frozen=True)
@@ -314,8 +361,73 @@ class Knn(Evaluate):
 
     protocol = "knn"
 
+# %% ../nbs/63_cli.ipynb #1c4552f5
+@dataclass(frozen=True)
+class Finetune(Linear):
+    """Let every weight move, with all labels; the last epoch counts.
 
-PROTOCOLS = {"linear": Linear, "knn": Knn}
+    Example: scdnet evaluate finetune --run runs/ntu60 --store stores/ntu60 --split xsub
+    """
+
+    epochs: int | None = None  # None: those of the run's preset
+    seed: int = 0  # of the classifier's head, the batches and the stretches of clips
+
+    protocol = "finetune"
+
+    def judged(self, store, out):
+        from scdnet.finetune import STARTS, evaluate_finetune, finetune_config
+
+        if self.streams:
+            return fused(self, store)
+        config = finetune_config(self.run_folder, self.protocol, self.epochs, self.seed)
+        return evaluate_finetune(self.run_folder, store, self.split, config, self.protocol, STARTS if self.baselines else STARTS[:1], self.device, progress=True)
+
+
+@dataclass(frozen=True)
+class Transfer(Finetune):
+    """Fine-tune on another store than the run's own; the head is made for its classes.
+
+    Example: scdnet evaluate transfer --run runs/ntu60 --store stores/pku2 --split xsub
+    """
+
+    protocol = "transfer"
+
+
+@dataclass(frozen=True)
+class Semi(Evaluate):
+    """Fine-tune with few labels: the mean of several stratified draws, whose clips are listed beside the result.
+
+    Example: scdnet evaluate semi --run runs/ntu60 --store stores/ntu60 --split xsub --fraction 0.01
+    """
+
+    epochs: int | None = None  # None: those of the run's preset
+    seed: int = 0  # of the draws, and as in finetune
+    fraction: float = 0.1  # of the training clips that keep their label
+    draws: int = 5  # how often they are drawn
+    index: Path | None = None  # CSV file of draws (draw, name, class) to use instead of drawing; such a file is written beside every result
+
+    protocol = "semi"
+
+    def stem(self, store):
+        return f"{self.protocol}-{100 * self.fraction:g}-{self.split}{self.elsewhere(store)}"
+
+    def judged(self, store, out):
+        from scdnet.finetune import STARTS, draw_labelled, evaluate_semi, finetune_config, read_draws, write_draws
+        from scdnet.linear import check_layout
+        from scdnet.pretrain import untrained_encoder
+        from scdnet.ranks import once
+
+        check_layout(untrained_encoder(self.run_folder), store)
+        index = out.with_suffix(".csv")
+        refuse_existing(self.out and index, self.overwrite)
+        config = finetune_config(self.run_folder, "semi", self.epochs, self.seed, fraction=self.fraction, draws=self.draws)
+        drawn = read_draws(self.index, store, self.split) if self.index else draw_labelled(store, self.split, self.fraction, self.draws, self.seed)
+        results = evaluate_semi(self.run_folder, store, self.split, config, drawn, STARTS if self.baselines else STARTS[:1], self.device, progress=True)
+        once(lambda: (index.parent.mkdir(parents=True, exist_ok=True), write_draws(index, store, drawn)))
+        return {kind: result | {"index": index.name} for kind, result in results.items()}
+
+
+PROTOCOLS = {"linear": Linear, "knn": Knn, "finetune": Finetune, "semi": Semi, "transfer": Transfer}
 
 
 def refuse_existing(out: Path | None, overwrite: bool) -> None:
@@ -452,11 +564,11 @@ class Bench:
         for name, hours in result.get("hours", {}).items():
             print(f"{name}: {hours:.3g} hours for the 451 epochs of NTU-60")
 
-# %% ../nbs/63_cli.ipynb #b0e05143
-COMMANDS = {"demo": Demo, "synthesize": Synthesize, "prepare": Prepare, "inspect": Inspect, "pretrain": Pretrain, "evaluate": Evaluate,
+# %% ../nbs/63_cli.ipynb #f28bfac9
+COMMANDS = {"demo": Demo, "synthesize": Synthesize, "prepare": Prepare, "inspect": Inspect, "pretrain": Pretrain, "evaluate": Evaluate, "ablate": Ablate,
             "embed": Embed, "import-official": ImportOfficial, "bench": Bench}
-COMPUTING = (Demo, Pretrain, Evaluate, Embed, Bench)  # the commands that run an encoder again and again
-SHARED = (Pretrain, Evaluate, Embed)  # the commands that torchrun may start several times, to share the work
+COMPUTING = (Demo, Pretrain, Ablate, Evaluate, Embed, Bench)  # the commands that run an encoder again and again
+SHARED = (Pretrain, Ablate, Evaluate, Embed)  # the commands that torchrun may start several times, to share the work
 DESCRIPTION = "SCD-Net (AAAI 2024): learn what a skeleton does, without labels. Begin with: scdnet demo --out demo"
 
 
@@ -478,7 +590,9 @@ def parse(words: Sequence[str]):
     """
     first, *rest = words or [""]
     if first == "pretrain":
-        return parse_pretrain(rest)
+        return parse_configured(Pretrain, rest, "scdnet pretrain")
+    if first == "ablate":
+        return parse_configured(Ablate, rest, "scdnet ablate")
     if first == "evaluate":
         if rest and not rest[0].startswith("-") and rest[0] not in PROTOCOLS:
             raise InputError(f"evaluate: protocol {rest[0]!r}, expected {' or '.join(PROTOCOLS)}")

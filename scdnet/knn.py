@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['nearest', 'evaluate_knn']
 
-# %% ../nbs/51_knn.ipynb #7e39c3bc
+# %% ../nbs/51_knn.ipynb #b3048352
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .linear import per_class
 from .store import SkeletonStore
 
 # %% ../nbs/51_knn.ipynb #abf1c9f8
@@ -36,7 +37,7 @@ def nearest(queries:Tensor, gallery:Tensor, block:int=4096)->Tensor:
         found.append(where)
     return torch.cat(found)
 
-# %% ../nbs/51_knn.ipynb #548d077e
+# %% ../nbs/51_knn.ipynb #bbe1aacd
 def evaluate_knn(x:Tensor, store:SkeletonStore, split:str)->dict:
     """1-nearest-neighbour retrieval on features (len(store), D): `top1` in percent; 1-NN has no top-5 and no epochs.
 
@@ -47,6 +48,5 @@ def evaluate_knn(x:Tensor, store:SkeletonStore, split:str)->dict:
     train, test = store.split(split)
     found = train[nearest(x[test], x[train]).cpu().numpy()]
     hit = store.labels[found] == store.labels[test]
-    per_class = {name: round(100 * hit[store.labels[test] == i].mean().item(), 2) for i, name in enumerate(store.classes) if (store.labels[test] == i).any()}
     return {'protocol': 'knn', 'split': split, 'top1': 100 * hit.mean().item(), 'top5': None, 'best_top1': None, 'seed': None, 'config': {'k': 1, 'metric': 'cosine'},
-            'store': {'name': store.path.name, 'digest': store.digest}, 'per_class': per_class}
+            'store': {'name': store.path.name, 'digest': store.digest}, 'per_class': per_class(torch.from_numpy(hit), torch.from_numpy(store.labels[test]), store.classes)}

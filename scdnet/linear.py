@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'features', 'joined', 'check_layout', 'calibrate', 'raw_features', 'LinearConfig', 'accuracy', 'Probe',
-           'fit_probe', 'hold_out', 'choose_rate', 'linear_probe', 'summarise', 'evaluate_linear']
+           'fit_probe', 'hold_out', 'choose_rate', 'linear_probe', 'summarise', 'per_class', 'evaluate_linear']
 
-# %% ../nbs/50_linear.ipynb #fb3fec49
+# %% ../nbs/50_linear.ipynb #d2eba769
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -227,11 +228,17 @@ def linear_probe(x:Tensor, store:SkeletonStore, split:str, config:LinearConfig=L
         lr = choose_rate(x[train], labels[train], hold_out(store.labels[train], subjects, config.share, config.seed), classes, config)
     return fit_probe(x[train], labels[train], x[test], labels[test], classes, config, lr)
 
-# %% ../nbs/50_linear.ipynb #0f6adee1
+# %% ../nbs/50_linear.ipynb #86665033
 def summarise(protocol:str, scores:Tensor, labels:Tensor, split:str, best_top1:float|None, seed:int, config:dict, store:SkeletonStore, **more)->dict:
     """What a protocol writes: one format for all of them. Accuracies in percent."""
     return {'protocol': protocol, 'split': split, 'top1': accuracy(scores, labels), 'top5': accuracy(scores, labels, 5) if scores.shape[1] > 5 else None,
-            'best_top1': best_top1, 'seed': seed, 'config': config, 'store': {'name': store.path.name, 'digest': store.digest}, **more}
+            'best_top1': best_top1, 'seed': seed, 'config': config, 'store': {'name': store.path.name, 'digest': store.digest},
+            'per_class': per_class(scores.argmax(1) == labels, labels, store.classes), **more}
+
+
+def per_class(hit:Tensor, labels:Tensor, classes:Sequence[str])->dict[str, float]:
+    """Share of hits (n,) among the clips of each class that has any, in percent, by the class's name."""
+    return {name: round(100 * hit[labels == i].double().mean().item(), 2) for i, name in enumerate(classes) if (labels == i).any()}
 
 
 def evaluate_linear(x:Tensor, store:SkeletonStore, split:str, config:LinearConfig=LinearConfig())->dict:
@@ -239,6 +246,4 @@ def evaluate_linear(x:Tensor, store:SkeletonStore, split:str, config:LinearConfi
     probe = linear_probe(x, store, split, config)
     _, test = store.split(split)
     labels = torch.from_numpy(store.labels[test])
-    hit = (probe.scores.argmax(1) == labels).double()
-    per_class = {name: round(100 * hit[labels == i].mean().item(), 2) for i, name in enumerate(store.classes) if (labels == i).any()}
-    return summarise('linear', probe.scores, labels, split, max(probe.test_top1), config.seed, vars(replace(config, lr=probe.lr)), store, per_class=per_class)
+    return summarise('linear', probe.scores, labels, split, max(probe.test_top1), config.seed, vars(replace(config, lr=probe.lr)), store)

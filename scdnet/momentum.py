@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['follow', 'MomentumContrast']
 
-# %% ../nbs/41_momentum.ipynb #8c5b959b
+# %% ../nbs/41_momentum.ipynb #5e9b5cc8
 import copy
 
 import torch
 from torch import Tensor, nn
 
-from .contrast import Contrast, Queue, cross_domain_loss
+from .contrast import Contrast, Granularity, Loss, Queue, cross_domain_loss, loss_pairs
 from .encoder import Branch, Encoder
 from .ranks import gather
 
@@ -21,7 +21,7 @@ def follow(key:nn.Module, query:nn.Module, momentum:float=0.999)->None:
     """Momentum update of `key`'s parameters towards `query`'s, in place: ξ = ξ m + θ (1 − m) (Eq. 1)."""
     torch._foreach_lerp_(list(key.parameters()), list(query.parameters()), 1 - momentum)
 
-# %% ../nbs/41_momentum.ipynb #42c88071
+# %% ../nbs/41_momentum.ipynb #b13b3cf1
 class MomentumContrast(nn.Module):
     """Query and key branch with three queues of negatives (Fig. 2).
 
@@ -32,14 +32,16 @@ class MomentumContrast(nn.Module):
     momentum : m of Eq. 1.
     temperature : τ of Eq. 8.
     precision : 'bf16' runs the two branches under autocast; losses, statistics and weights stay in float32.
+    granularity, loss : which query is to find which key (Table 7); of 'st' there is no global projector, and no queue for it.
     """
 
-    def __init__(self, encoder:Encoder, queue_size:int=8192, momentum:float=0.999, temperature:float=0.2, precision:str='fp32'):
+    def __init__(self, encoder:Encoder, queue_size:int=8192, momentum:float=0.999, temperature:float=0.2, precision:str='fp32',
+                 granularity:Granularity='stg', loss:Loss='interactive'):
         super().__init__()
-        self.momentum, self.temperature, self.precision = momentum, temperature, precision
-        self.query = Branch(encoder)
+        self.momentum, self.temperature, self.precision, self.pairs = momentum, temperature, precision, loss_pairs(granularity, loss)
+        self.query = Branch(encoder, granularity)
         self.key = copy.deepcopy(self.query).requires_grad_(False)
-        self.queues = nn.ModuleDict({d: Queue(queue_size, encoder.config.projection) for d in 'stg'})
+        self.queues = nn.ModuleDict({d: Queue(queue_size, encoder.config.projection) for d in granularity})
 
     def forward(self, view_q:Tensor, view_k:Tensor, query:nn.Module|None=None)->Contrast:
         """One step without the optimiser: momentum update, keys, loss, enqueue.
@@ -51,9 +53,10 @@ class MomentumContrast(nn.Module):
         """
         follow(self.key, self.query, self.momentum)
         with torch.autocast(view_q.device.type, torch.bfloat16, enabled=self.precision == 'bf16'):
-            with torch.no_grad(): keys = dict(zip('stg', self.key(view_k)))
-            queries = dict(zip('stg', (query or self.query)(view_q)))
-        result = cross_domain_loss(queries, keys, {d: queue.keys.clone() for d, queue in self.queues.items()}, self.temperature)
-        everyone = gather(torch.stack([keys[d] for d in self.queues], 1))                  # (all ranks' N, 3, D)
+            with torch.no_grad(): keys = dict(zip(self.queues, self.key(view_k)))
+            queries = dict(zip(self.queues, (query or self.query)(view_q)))
+        queues = {d: queue.keys.clone() for d, queue in self.queues.items()}
+        result = cross_domain_loss(queries, keys, queues, self.temperature, pairs=self.pairs)
+        everyone = gather(torch.stack([keys[d] for d in self.queues], 1))                  # (all ranks' N, kinds of keys, D)
         for d, new in zip(self.queues, everyone.unbind(1)): self.queues[d].push(new)
         return result

@@ -6,7 +6,7 @@
 __all__ = ['PlainSubset', 'PlainGraphConv', 'PlainTemporalConv', 'PlainBlock', 'PlainExtractor', 'PlainDecoupler', 'PlainEncoder',
            'PlainBranch', 'PlainMoCo', 'plain_names', 'plain_encoder', 'plain_moco']
 
-# %% ../nbs/56_plain.ipynb #2d3725aa
+# %% ../nbs/56_plain.ipynb #7c848404
 import copy
 import re
 
@@ -14,7 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .contrast import PAIRS
 from .encoder import Encoder, EncoderConfig
+from .files import InputError
 from .momentum import MomentumContrast
 
 # %% ../nbs/56_plain.ipynb #f63695b4
@@ -222,7 +224,7 @@ class PlainMoCo(nn.Module):
         self.ptr = (self.ptr + len(view_q)) % self.queue_size
         return loss
 
-# %% ../nbs/56_plain.ipynb #10e52b14
+# %% ../nbs/56_plain.ipynb #0bb69f6c
 _POINTWISE = lambda w: w[..., None, None] if w.dim() == 2 else w                     # (D, C) -> (D, C, 1, 1)
 _SUBSETS = re.compile(r'(.*\.space)\.(source|target|value|expand)_(weight|bias)')
 _SKIP = re.compile(r'(.*\.(?:space_)?skip)\.(norm\.)?(\w+)')
@@ -258,14 +260,17 @@ def plain_names(tensors:dict[str, Tensor])->dict[str, Tensor]:
 
 
 def plain_encoder(fast:Encoder)->PlainEncoder:
-    """A plain encoder with the weights of a fast one, in the same mode, on the same device, in the same precision."""
+    """A plain encoder with the weights of a fast one, in the same mode, on the same device, in the same precision; InputError unless it has all its parts."""
+    if (parts := (fast.config.extractor, fast.config.decoupling)) != ('separate', 'refinement'):
+        raise InputError(f'plain: extractor and decoupling are {parts}, expected those of the whole model; there is no plain version of the ablations')
     plain = PlainEncoder(fast.config, fast.skeleton.num_joints, fast.persons, fast.coords)
     plain.load_state_dict(plain_names(fast.state_dict()))
     return plain.to(next(fast.parameters())).train(fast.training)
 
 
 def plain_moco(fast:MomentumContrast)->PlainMoCo:
-    """A plain model with the weights and queues of a fast one."""
+    """A plain model with the weights and queues of a fast one; InputError unless its loss is Eq. 7's."""
+    if fast.pairs != PAIRS: raise InputError(f'plain: the loss has the pairs {fast.pairs}, expected those of Eq. 7; there is no plain version of the ablations')
     plain = PlainMoCo(plain_encoder(fast.query.encoder), len(fast.queues['g'].keys), fast.momentum, fast.temperature)
     plain.query.load_state_dict(plain_names(fast.query.state_dict()))
     plain.key.load_state_dict(plain_names(fast.key.state_dict()))

@@ -223,21 +223,38 @@ def test_resume_starts_anew_where_there_is_nothing(store, run, tmp_path):
     assert (tmp_path / "run" / "encoder.safetensors").read_bytes() == (run / "encoder.safetensors").read_bytes()
 
 
+SHORT = {"linear": ["--epochs", "5"], "knn": [], "finetune": ["--epochs", "1"], "semi": ["--epochs", "1", "--fraction", "0.5", "--draws", "2"], "transfer": ["--epochs", "1"]}
+
+
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_evaluate(protocol, run, store, tmp_path):
-    words = ["evaluate", protocol, "--run", run, "--store", store, "--split", "xsub", *(["--epochs", "5"] if protocol == "linear" else [])]
+    words = ["evaluate", protocol, "--run", run, "--store", store, "--split", "xsub", *SHORT[protocol]]
+    baselines = ["untrained", "raw"] if protocol in ("linear", "knn") else ["untrained"]
     done = scdnet(*words)
     assert done.returncode == 0, done.stderr
-    assert [line.split()[0] for line in done.stdout.splitlines()] == ["features", "pretrained", "untrained", "raw", "chance"]
-    result = json.loads((run / "eval" / f"{protocol}-xsub.json").read_text())
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["features", "pretrained", *baselines, "chance"]
+    name = "semi-50-xsub" if protocol == "semi" else f"{protocol}-xsub"
+    result = json.loads((run / "eval" / f"{name}.json").read_text())
     assert {"protocol", "split", "top1", "top5", "best_top1", "seed", "config", "store"} <= set(result)
-    assert result["protocol"] == protocol and 0 <= result["top1"] <= 100 and set(result["baselines"]) == {"untrained", "raw"}
+    assert result["protocol"] == protocol and 0 <= result["top1"] <= 100 and list(result["baselines"]) == baselines
     assert (result["top5"] is None) == (protocol == "knn")
 
     out = tmp_path / "result.json"
     assert scdnet(*words, "--out", out, "--no-baselines").returncode == 0
     assert json.loads(out.read_text())["baselines"] == {}
     assert_mistake(scdnet(*words, "--out", out), out, "--overwrite")
+
+
+def test_the_same_draws_again_from_their_index(run, store, tmp_path):
+    words = ["evaluate", "semi", "--run", run, "--store", store, "--split", "xsub", "--epochs", "1", "--no-baselines"]
+    first, second = tmp_path / "first.json", tmp_path / "second.json"
+    assert scdnet(*words, "--fraction", "0.5", "--draws", "2", "--out", first).returncode == 0
+    assert scdnet(*words, "--index", first.with_suffix(".csv"), "--out", second).returncode == 0
+    one, two = (json.loads(path.read_text()) for path in (first, second))
+    assert one["draws"] == two["draws"] == 2
+    assert (one["top1"], one["top1_std"]) == (two["top1"], two["top1_std"])
+    assert first.with_suffix(".csv").read_text() == second.with_suffix(".csv").read_text()
+    assert_mistake(scdnet(*words, "--fraction", "0.01", "--out", tmp_path / "third.json"), "one clip for each class")
 
 
 def test_embed(run, store, tmp_path):
@@ -250,7 +267,8 @@ def test_embed(run, store, tmp_path):
 
 
 LEARNING = [["pretrain", "--store", "STORE", "--split", "xsub", "--out", "new", *TINY], ["evaluate", "linear", "--run", "RUN", "--store", "STORE", "--split", "xsub"],
-            ["evaluate", "knn", "--run", "RUN", "--store", "STORE", "--split", "xsub"], ["embed", "--run", "RUN", "--store", "STORE", "--out", "new.npz"]]
+            ["evaluate", "knn", "--run", "RUN", "--store", "STORE", "--split", "xsub"], ["evaluate", "semi", "--run", "RUN", "--store", "STORE", "--split", "xsub"],
+            ["evaluate", "transfer", "--run", "RUN", "--store", "STORE", "--split", "xsub"], ["embed", "--run", "RUN", "--store", "STORE", "--out", "new.npz"]]
 WRONG = {"split": ("--split", "ysub", "ysub"), "store": ("--store", "nowhere", "nowhere"), "run": ("--run", "nowhere", "nowhere"),
          "layout": ("--store", "OTHER", "20 joints"), "device": ("--device", "toaster", "toaster"), "epochs": ("--epochs", "0", "epochs"),
          "batch": ("--batch-size", "1000", "batch_size"), "heads": ("--encoder.heads", "3", "heads"),
@@ -258,7 +276,7 @@ WRONG = {"split": ("--split", "ysub", "ysub"), "store": ("--store", "nowhere", "
          "drops": ("--optim.drops", "2", "optim.drops"), "seed": ("--seed", "-1", "seed"), "temperature": ("--temperature", "nan", "temperature")}
 PRETRAIN = ("batch", "heads", "rate", "decay", "warm-up", "drops", "seed", "temperature")
 CASES = [(words, wrong) for words in LEARNING for wrong in WRONG if (WRONG[wrong][0] in words or wrong in ("device", "epochs", *PRETRAIN))
-         and not (wrong in ("epochs",) and words[:2] not in (["pretrain", "--store"], ["evaluate", "linear"]))
+         and not (wrong in ("epochs",) and (words[0] == "embed" or words[1] == "knn"))
          and not (wrong in PRETRAIN and words[0] != "pretrain") and not (wrong == "layout" and words[0] == "pretrain")]
 
 

@@ -1,0 +1,165 @@
+"""Fine-tuning: draws that keep their promises for any store, ranks that share fits, and mistakes that are told in one line.
+
+Started by torchrun, this file is the program of a rank: it fine-tunes and notes what came of it.
+"""
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scdnet.augment import ViewConfig
+from scdnet.encoder import EncoderConfig
+from scdnet.files import InputError
+from scdnet.finetune import FinetuneConfig, SemiConfig, draw_labelled, evaluate_finetune, evaluate_semi, finetune_config, mean_result, read_draws, write_draws
+from scdnet.pretrain import PRESETS, OptimConfig, pretrain
+from scdnet.ranks import joined, rank
+from scdnet.skeleton import KINECT20
+from scdnet.store import SkeletonStore
+from scdnet.streams import WEIGHTS, evaluate_streams
+
+SHORT = dict(epochs=3, batch_size=6, look_every=2, view=replace(FinetuneConfig().view, crop_least=8), optim=OptimConfig(name="adamw", lr=0.003))
+FINETUNE, SEMI = FinetuneConfig(**SHORT), SemiConfig(**SHORT, fraction=0.4, draws=3)
+
+
+def evaluate(folder):
+    """All protocols of the module on the fixture's run, on any number of ranks."""
+    store = SkeletonStore.open(folder / "store")
+    return {"finetune": evaluate_finetune(folder / "joint", store, "half", FINETUNE, device="cpu"), "semi": evaluate_semi(folder / "joint", store, "half", SEMI, device="cpu"),
+            "streams": evaluate_streams("linear", [folder / stream for stream in WEIGHTS], store, "half", epochs=3, device="cpu")}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A store of 21 training clips in seven classes, and a run of each stream that is hardly one."""
+    folder = tmp_path_factory.mktemp("finetune")
+    rng = np.random.default_rng(0)
+    clips = [np.cumsum(rng.normal(size=(rng.integers(10, 30), 20, 3)), 0).astype(np.float32) / 5 for _ in range(42)]
+    names = [f"clip{i:02}" for i in range(42)]
+    splits = {"half": (names[:21], names[21:]), "gap": (names[:6], names[6:])}
+    store = SkeletonStore.from_arrays(folder / "store", clips, np.arange(42) % 7, KINECT20, names=names, splits=splits)
+    config = replace(PRESETS["demo"], epochs=1, batch_size=7, queue_size=14, precision="fp32", device="cpu", view=ViewConfig(crop_least=8, p=0),
+                     encoder=EncoderConfig(frames=16, channels=4, width=16, heads=2, projection=8, projector_norm=True))
+    for stream in WEIGHTS:
+        pretrain(store, "half", replace(config, stream=stream), folder / stream, preset="demo", progress=False)
+    return folder
+
+
+def test_two_ranks_give_what_one_does(folder):
+    """Whole fits are shared out, so not a digit may differ."""
+    for name, launcher in (("two", ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]), ("one", [])):
+        command = [sys.executable, *launcher, __file__, folder, name]
+        done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        assert done.returncode == 0, done.stderr
+    first, second, one = (torch.load(folder / f"{name}.pt", weights_only=False) for name in ("two-0", "two-1", "one-0"))
+    assert first == second == one and set(one) == {"finetune", "semi", "streams"}
+
+
+def test_results_have_the_fields_of_the_contract(folder):
+    for protocol, results in evaluate(folder).items():
+        kinds = ["pretrained", "untrained"] + ["raw"] * (protocol == "streams")
+        assert list(results) == kinds
+        for result in results.values():
+            assert {"protocol", "split", "top1", "top5", "best_top1", "seed", "config", "store", "per_class"} <= set(result)
+            assert result["top5"] >= result["top1"] >= 0
+    assert {"top1_std", "draws", "fraction", "labelled", "each"} <= set(evaluate_semi(folder / "joint", SkeletonStore.open(folder / "store"), "half", SEMI, device="cpu")["pretrained"])
+
+
+def test_mean_of_one_draw_has_no_deviation():
+    one = {"top1": 40.0, "top5": None, "best_top1": 50.0, "per_class": {"a": 40.0}, "looks": {1: 40.0}}
+    assert mean_result([one])["top1_std"] is None and mean_result([one])["top5"] is None
+    assert mean_result([one, one | {"top1": 50.0}])["top1"] == 45 and mean_result([one, one | {"top1": 50.0}])["top1_std"] == pytest.approx(50**0.5)
+
+
+class Sides:
+    """As much of a store as a draw looks at."""
+
+    path, splits = Path("store"), ["all"]
+
+    def __init__(self, counts):
+        self.labels = np.repeat(np.arange(len(counts)), counts)
+        self.classes, self.names = [str(c) for c in range(len(counts))], [f"clip{i:04}" for i in range(len(self.labels))]
+
+    def split(self, name):
+        return np.arange(len(self.labels)), np.arange(1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=12), st.floats(0.01, 1), st.integers(1, 7), st.integers(0, 10**6))
+def test_draws_keep_their_promises(counts, fraction, draws, seed):
+    store, clips = Sides(counts), sum(counts)
+    if int(fraction * clips + 0.5) < len(counts):
+        with pytest.raises(InputError, match="one clip for each class"):
+            draw_labelled(store, "all", fraction, draws, seed)
+        return
+    found = draw_labelled(store, "all", fraction, draws, seed)
+    for chosen in found:
+        sizes = np.bincount(store.labels[chosen], minlength=len(counts))
+        assert len(set(chosen)) == len(chosen) == int(fraction * clips + 0.5) and sizes.min() >= 1              # exact, and every class
+        for a, b in combinations(range(len(counts)), 2):                                                        # of more clips never fewer drawn, but for a tie
+            assert counts[a] < counts[b] or sizes[a] >= sizes[b] - 1
+    used = np.bincount(np.concatenate(found), minlength=clips)
+    for c in range(len(counts)):
+        assert np.ptp(used[store.labels == c]) <= 1                                                             # no clip twice more often than it must be
+    again = draw_labelled(store, "all", fraction, draws + 1, seed)
+    assert all(np.array_equal(a, b) for a, b in zip(found, again))
+
+
+@pytest.mark.parametrize("text, complaint", [
+    ("draw,name,class\n0,clip00,0\n0,clip30,2\n", "line 3: clip 'clip30' is not in the training side of split 'half'"),
+    ("draw,name,class\n", "it has no draw"),
+    ("name,class\nclip00,0\n", "expected the columns draw, name, class"),
+    (b"\xff\xfe\x00", "expected the columns draw, name, class"),
+], ids=["test clip", "empty", "columns", "bytes"])
+def test_a_bad_index_is_named(folder, tmp_path, text, complaint):
+    store, path = SkeletonStore.open(folder / "store"), tmp_path / "index.csv"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(InputError, match=complaint) as told:
+        read_draws(path, store, "half")
+    assert str(told.value).startswith(str(path))
+
+
+def test_an_index_survives_a_spreadsheet(folder, tmp_path):
+    """Other line endings and another order of lines are the same draws, in the order in which they come."""
+    store, path = SkeletonStore.open(folder / "store"), tmp_path / "index.csv"
+    draws = draw_labelled(store, "half", 0.4, 2)
+    write_draws(path, store, draws)
+    head, *lines = path.read_text().splitlines()
+    path.write_bytes("\r\n".join([head, *reversed(lines)]).encode())
+    assert all(np.array_equal(a, b) for a, b in zip(draws[::-1], read_draws(path, store, "half"), strict=True))
+
+
+@pytest.mark.parametrize("change, complaint", [
+    (dict(split="gap"), "split 'gap': class '6' has 6 test clips and no training clip"),
+    (dict(config=replace(SEMI, fraction=0.1)), "10 % of the 21 training clips of split 'half' is 2, expected 7 or more"),
+    (dict(config=replace(SEMI, draws=0)), "draws is 0, expected 1 or more"),
+    (dict(config=replace(SEMI, fraction=float("nan"))), "fraction is nan, expected more than 0 and at most 1"),
+], ids=["class", "share", "draws", "fraction"])
+def test_what_cannot_be_drawn_is_said(folder, change, complaint):
+    words = {"run": folder / "joint", "store": SkeletonStore.open(folder / "store"), "split": "half", "config": SEMI} | change
+    with pytest.raises(InputError) as told:
+        evaluate_semi(**words)
+    assert complaint in str(told.value) and len(str(told.value).splitlines()) == 1
+
+
+def test_impossible_settings(folder):
+    for words, complaint in ((dict(epochs=0), "epochs is 0"), (dict(seed=-1), "seed is -1")):
+        with pytest.raises(InputError, match=complaint):
+            finetune_config(folder / "joint", **words)
+
+
+def test_a_loss_that_is_not_finite_stops(folder):
+    with pytest.raises(FloatingPointError, match="learning rate 1e[+]30"):
+        evaluate_finetune(folder / "joint", SkeletonStore.open(folder / "store"), "half", replace(FINETUNE, epochs=5, optim=OptimConfig(lr=1e30)), device="cpu")
+
+
+if __name__ == "__main__":
+    with joined():
+        torch.save(evaluate(Path(sys.argv[1])), Path(sys.argv[1]) / f"{sys.argv[2]}-{rank()}.pt")
