@@ -95,7 +95,7 @@ def _pointwise_parameters(subsets:int, outputs:int, inputs:int)->tuple[nn.Parame
     weight = torch.randn(subsets, outputs, inputs) * math.sqrt(2 / outputs)
     return nn.Parameter(weight), nn.Parameter(torch.zeros(subsets, outputs))
 
-# %% ../nbs/30_gcn.ipynb #9c601fc3
+# %% ../nbs/30_gcn.ipynb #ae395918
 Counts = tuple[Tensor, int]     # (B,) how many samples each one stands for; and how many of them, the first ones, count once
 
 
@@ -110,10 +110,9 @@ class WeightedNorm(torch.autograd.Function):
         size, wide = x[0, 0].numel(), scale.dtype                                           # statistics never in bfloat16
         share = weight.to(wide) / weight.sum()
         unused = torch.zeros_like(scale), torch.ones_like(scale)
-        mean_1, var_1 = torch.batch_norm_update_stats(x[:ones], *unused, 0.0)[:2]           # of those that count once
-        var_b, mean_b = torch.var_mean(x[ones:].to(wide), (2, 3), correction=0)             # of each of the others
+        parts = x[:ones], *x[ones:].split(1)                                                # those that count once; each of the few others
+        means, vars = map(torch.stack, zip(*(torch.batch_norm_update_stats(part, *unused, 0.0)[:2] for part in parts)))
         shares = torch.cat([share[:ones].sum()[None], share[ones:]])[:, None]
-        means, vars = torch.cat([mean_1[None], mean_b]), torch.cat([var_1[None], var_b])
         mean = (shares * means).sum(0)
         var = (shares * (vars + (means - mean).square())).sum(0)
         out = F.batch_norm(x, mean, var, scale, shift, training=False, eps=eps)
