@@ -364,7 +364,7 @@ def table(result:Mapping)->list[tuple]:
             rows.append((stage['stage'], name, f'{v["per_second"]:.4g} {stage["unit"]}', f'{v["ratio"]:.2f}', f'{100 * v["share"]:.0f}' if 'share' in v else None, memory))
     return rows
 
-# %% ../nbs/64_bench.ipynb #9017715b
+# %% ../nbs/64_bench.ipynb #dfe84b87
 GROWTH = {'batch': (8, 16, 32, 64), 'frames': (16, 32, 64, 128), 'joints': (13, 25, 50, 100), 'persons': (1, 2, 4), 'width': (128, 256, 512, 1024)}
 CLIP_COUNTS = 500, 5_000, 50_000
 
@@ -423,7 +423,7 @@ def _clip_growth(device:torch.device, folder:Path, repeats:int)->list[dict]:
         for step in range(AHEAD): batches[count](step)
     drawn = alternate({str(n): lambda n=n: draw(n) for n in CLIP_COUNTS}, 3 * repeats, device)
     rows = [{'axis': 'clips', 'stage': 'two views', 'value': n, 'seconds': drawn[str(n)].median / AHEAD / 64, 'memory': memory[n],
-             'predicted': 2 * stores[n].frames.nbytes} for n in CLIP_COUNTS]
+             'predicted': 3 * stores[n].frames.nbytes} for n in CLIP_COUNTS]                # the table, once for each side, and the file's pages, read through
     batches.clear()
     coded = alternate({str(n): lambda n=n: features(encoder, stores[n]) for n in CLIP_COUNTS}, 1, device)
     return rows + [{'axis': 'clips', 'stage': 'features', 'value': n, 'seconds': coded[str(n)].median / n, 'memory': coded[str(n)].memory,
