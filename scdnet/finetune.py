@@ -343,4 +343,4 @@ def _result(protocol:str, found:Fit, run:str|Path, store:SkeletonStore, split:st
     "A fit in the format of all protocols."
     labels, own = torch.from_numpy(store.labels[store.split(split)[1]]), run_config(run)
     return summarise(protocol, found.scores, labels, split, max(found.test_top1.values()), config.seed,
-                     asdict(config) | {'stream': own.stream, 'precision': own.precision}, store,     looks=found.test_top1, source=read_config(run).get('store'))
+                     asdict(config) | {'stream': own.stream, 'precision': own.precision}, store, looks=found.test_top1, source=read_config(run).get('store'))

@@ -257,6 +257,18 @@ def test_the_same_draws_again_from_their_index(run, store, tmp_path):
     assert_mistake(scdnet(*words, "--fraction", "0.01", "--out", tmp_path / "third.json"), "one clip for each class")
 
 
+def test_three_streams(run, store, tmp_path):
+    others = [tmp_path / stream for stream in ("bone", "motion")]
+    for out in others:
+        assert scdnet("pretrain", "--store", store, "--split", "xsub", "--out", out, *TINY, "--stream", out.name).returncode == 0
+    words = ["evaluate", "linear", "--run", run, "--store", store, "--split", "xsub", "--epochs", "5", "--no-baselines"]
+    done = scdnet(*words, "--streams", *others)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((run / "eval" / "linear-xsub-streams.json").read_text())
+    assert set(result["streams"]) == {"joint", "bone", "motion"} and 0 <= result["top1"] <= 100
+    assert_mistake(scdnet(*words, "--streams", others[0]), "motion")
+
+
 def test_embed(run, store, tmp_path):
     done = scdnet("embed", "--run", run, "--store", store, "--out", tmp_path / "clues.npz")
     assert done.returncode == 0, done.stderr
