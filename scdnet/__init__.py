@@ -7,7 +7,7 @@ __version__ = "0.1.0"
 _HOMES = {"SkeletonStore": "store", "Skeleton": "skeleton", "NTU25": "skeleton", "KINECT20": "skeleton", "load_encoder": "pretrain",
           "InputError": "files"}
 _MODULES = ("ablations", "augment", "clues", "contrast", "decouple", "encoder", "files", "finetune", "formats", "gcn", "inspection", "knn", "linear", "masking", "momentum",
-            "official", "plain", "prepare", "preprocess", "pretrain", "published", "ranks", "skeleton", "splits", "store", "streams", "synthetic", "synthetic_pku")
+            "official", "plain", "prepare", "preprocess", "pretrain", "published", "ranks", "results", "skeleton", "splits", "store", "streams", "synthetic", "synthetic_pku")
 __all__ = [*_HOMES, *_MODULES]
 
 

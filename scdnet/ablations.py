@@ -6,7 +6,7 @@
 __all__ = ['FULL', 'TABLES', 'PROTOCOLS', 'Row', 'configured', 'run_row', 'difference', 'compare_order', 'ablate', 'table_text',
            'order_text']
 
-# %% ../nbs/65_ablations.ipynb #04e0917d
+# %% ../nbs/65_ablations.ipynb #2de33a22
 import json
 import math
 import shutil
@@ -19,10 +19,9 @@ from pathlib import Path
 from .augment import TABLE8
 from .files import InputError, write_json
 from .judge import KINDS, all_features, chance, judge, linear_config
-from .pretrain import PretrainConfig, check_same, describe, pretrain
+from .pretrain import PretrainConfig, check_same, describe, machine, pretrain
 from .published import published_cells
 from .ranks import once
-from .report import machine
 from .store import SkeletonStore
 
 # %% ../nbs/65_ablations.ipynb #16c0eade
@@ -167,7 +166,7 @@ def compare_order(rows:Sequence[Mapping], clips:int)->dict:
         pairs.append({'better': a['name'], 'worse': b['name'], 'paper': round(a['paper']['top1'] - b['paper']['top1'], 2), 'ours': ours, 'error': error, 'order': verdict})
     return {verdict: sum(pair['order'] == verdict for pair in pairs) for verdict in ('same', 'reversed', 'unclear')} | {'pairs': pairs}
 
-# %% ../nbs/65_ablations.ipynb #a6fbb78b
+# %% ../nbs/65_ablations.ipynb #101a4ea6
 def _mean(values:list[float])->dict:
     return {'top1': statistics.fmean(values), 'top1_std': statistics.stdev(values) if len(values) > 1 else None, 'each': values}
 
@@ -216,7 +215,7 @@ def ablate(table:str, store:SkeletonStore, split:str, config:PretrainConfig, out
     for row, run, made in planned:
         run_row(run, store, split, made, preset, KINDS if row.name == FULL else KINDS[:2], progress)
         filled = once(lambda: [_filled(row, {seed: out / f'{row.name}-{seed}' for seed in seeds}, split) for row in rows])
-        content = {'table': table, 'preset': preset, 'split': split, 'store': {'name': store.path.name, 'digest': store.digest}, 'clips': {'test': len(test)},
+        content = {'table': table, 'preset': preset, 'split': split, 'store': store.identity, 'clips': {'test': len(test)},
                    'chance': chance(store, split), 'config': asdict(config), 'machine': machine(), 'rows': filled, 'order': compare_order(filled, len(test))}
         once(lambda: write_json(out / f'{table}.json', content) and None)
     return content

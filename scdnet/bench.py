@@ -8,7 +8,7 @@ __all__ = ['Sync', 'RATE_SIZE', 'Versions', 'EPOCHS', 'CLIPS', 'GROWTH', 'CLIP_C
            'read_stage', 'views_stage', 'step_loss', 'step_stage', 'encode_stage', 'linear_stage', 'knn_stage',
            'BenchConfig', 'row', 'hours', 'threads', 'bench', 'table', 'chain', 'grown_step', 'grown_store', 'growth']
 
-# %% ../nbs/64_bench.ipynb #a3c9108b
+# %% ../nbs/64_bench.ipynb #ef382736
 import contextlib
 import ctypes
 import gc
@@ -36,8 +36,7 @@ from .linear import LinearConfig, PRESETS as LINEAR_PRESETS, features, fit_probe
 from .plain import plain_encoder, plain_moco
 from .plain_data import PlainViews, plain_clip, plain_linear, plain_preprocess, plain_read
 from .preprocess import preprocess
-from .pretrain import AHEAD, PRESETS, Batches, PretrainConfig, build_model, build_optimizer, find_device, keep_memory
-from .report import machine
+from .pretrain import AHEAD, PRESETS, Batches, PretrainConfig, build_model, build_optimizer, find_device, keep_memory, machine
 from .skeleton import NTU25, Skeleton, adjacency_power
 from .store import SkeletonStore
 from .synthetic import perform, skeleton_text

@@ -6,9 +6,10 @@
 __all__ = ['YOURS', 'WORLDS', 'PROTOCOLS', 'COMMANDS', 'COMPUTING', 'SHARED', 'DESCRIPTION', 'outcome', 'terminable', 'show',
            'read_words', 'Synthesize', 'Prepare', 'Inspect', 'Pretrain', 'read_metrics', 'parse_configured', 'Ablate',
            'Evaluate', 'plus_minus', 'Linear', 'fused', 'Knn', 'Finetune', 'Transfer', 'Semi', 'refuse_existing',
-           'Embed', 'ImportOfficial', 'Demo', 'Bench', 'choose', 'parse', 'main', 'together', 'carry_out']
+           'Results', 'Embed', 'ImportOfficial', 'Figures', 'Demo', 'Bench', 'choose', 'parse', 'main', 'together',
+           'carry_out']
 
-# %% ../nbs/63_cli.ipynb #35c85af5
+# %% ../nbs/63_cli.ipynb #3b415441
 import contextlib
 import inspect
 import io
@@ -18,7 +19,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Literal, Union
 
@@ -263,7 +264,7 @@ class Ablate:
             show(table_text(result))
             print("", *order_text(result), "", self.out / f"{self.table}.json", sep="\n")
 
-# %% ../nbs/63_cli.ipynb #fcf816ca
+# %% ../nbs/63_cli.ipynb #4a9336e4
 @dataclass(frozen=True)
 class Evaluate:
     """Judge a run by a protocol.
@@ -300,19 +301,31 @@ class Evaluate:
         own = read_config(self.run_folder).get("store")
         return "" if own is None or own["digest"] == store.digest else f"-{store.path.resolve().name}"
 
+    def words(self) -> str:
+        """The command, as a result records it: the last names of paths, and of the options those that are not the usual ones."""
+        options = [field for field in fields(self) if field.name not in ("run_folder", "store", "split", "out", "device", "baselines", "overwrite")]
+        told = {"run": self.run_folder, "store": self.store, "split": self.split}
+        told |= {field.name: getattr(self, field.name) for field in options if getattr(self, field.name) != field.default}
+        spoken = {name: value if isinstance(value, tuple) else (value,) for name, value in told.items()}
+        return " ".join(["scdnet evaluate", self.protocol, *(f"--{name} " + " ".join(v.resolve().name if isinstance(v, Path) else str(v) for v in values)
+                                                              for name, values in spoken.items())])
+
     def run(self) -> None:
         from scdnet.files import write_json
         from scdnet.judge import chance
+        from scdnet.pretrain import machine
         from scdnet.ranks import is_first
+        from scdnet.results import about_run
         from scdnet.store import SkeletonStore
 
         refuse_existing(self.out, self.overwrite)
-        store = SkeletonStore.open(self.store)
+        start, store = time.perf_counter(), SkeletonStore.open(self.store)
         out = self.out or self.run_folder / "eval" / f"{self.stem(store)}.json"
         judged = self.judged(store, out)
         if not is_first():
             return
-        result = judged["pretrained"] | {"baselines": {kind: judged[kind] for kind in judged if kind != "pretrained"}}
+        result = judged["pretrained"] | {"baselines": {kind: judged[kind] for kind in judged if kind != "pretrained"}, "run": about_run(self.run_folder),
+                                         "command": self.words(), "hours": (time.perf_counter() - start) / 3600, "machine": machine()}
         out.parent.mkdir(parents=True, exist_ok=True)
         write_json(out, result)
         rows = [(kind, plus_minus(found["top1"], found.get("top1_std")), found["top5"]) for kind, found in judged.items()]
@@ -435,6 +448,39 @@ def refuse_existing(out: Path | None, overwrite: bool) -> None:
     if out is not None and out.exists() and not overwrite:
         raise FileExistsError(f"{out}: exists already; choose another place or give --overwrite")
 
+# %% ../nbs/63_cli.ipynb #5aaa4522
+@dataclass(frozen=True)
+class Results:
+    """Set the paper's numbers beside those reached here: the results that ship, and those in your folders.
+
+    Example: scdnet results runs ablations --table 1
+    """
+
+    folders: tyro.conf.Positional[tuple[Path, ...]] = ()  # runs, folders of runs, of ablations, of demos, or files of results; none: what ships alone
+    table: Literal[1, 2, 3, 4, 5, 6, 7, 8] | None = None  # of the paper, and what of ours is of its kind; None: all
+    csv: Path | None = None  # also write every column to this file
+    collect: Path | None = None  # also write the results in the folders to this small file, which says nothing of where they lay
+    overwrite: bool = False  # replace existing files
+
+    def run(self) -> None:
+        from scdnet.files import write_text
+        from scdnet.results import collect, compare, local_results, texts
+
+        if self.collect and not self.folders:
+            raise InputError("--collect: no folder is named, expected one or more with results")
+        for out in filter(None, (self.csv, self.collect)):
+            refuse_existing(out, self.overwrite)
+            if not out.parent.is_dir():
+                raise FileNotFoundError(f"{out.parent}: no such folder")
+        beside = compare(local_results(self.folders))
+        if self.csv:
+            write_text(self.csv, beside[(beside["table"] == str(self.table)) | (self.table is None)].round(4).to_csv(index=False))
+        if self.collect:
+            collect(self.folders, self.collect)
+        for i, (title, rows) in enumerate(texts(beside, self.table).items()):
+            print("\n" * (i > 0) + title)
+            show(rows)
+
 # %% ../nbs/63_cli.ipynb #d9b1646a
 @dataclass(frozen=True)
 class Embed:
@@ -507,6 +553,36 @@ class ImportOfficial:
         show([("frames, joints, persons", f"{encoder.config.frames}, {skeleton.num_joints}, {encoder.persons}"), ("numbers in a clue", encoder.config.width),
               ("run", self.out)])
 
+# %% ../nbs/63_cli.ipynb #1ea0baf0
+@dataclass(frozen=True)
+class Figures:
+    """Draw what a run's results show: tasks, confusions, gains, labels, clues, neighbours; a PNG for each and a page with all.
+
+    Example: scdnet figures --run runs/ntu60 --store stores/ntu60 --out figures
+    """
+
+    run_folder: Annotated[Path, tyro.conf.arg(name="run")]  # a finished run; its eval/*.json are drawn
+    store: Path  # folder that scdnet prepare made
+    out: Path  # folder to make; open its index.html
+    split: str | None = None  # whose results and test clips are shown; None: the one that the run learned from
+    also: tuple[Path, ...] = ()  # other runs, result files, or folders of them, that go into Figure 1 too
+    svg: bool = False  # write each picture as SVG too
+    device: str = "auto"  # auto: the first CUDA GPU, else the CPU
+    overwrite: bool = False  # replace an existing folder
+
+    def run(self) -> None:
+        from scdnet.figures import write_figures
+        from scdnet.store import SkeletonStore
+
+        refuse_existing(self.out, self.overwrite)
+        given = {"split": self.split, "also": " ".join(map(str, self.also)), "svg": self.svg}
+        words = [f"--{name}" + ("" if value is True else f" {value}") for name, value in given.items() if value]
+        command = " ".join(["scdnet figures", f"--run {self.run_folder} --store {self.store} --out {self.out}", *words])
+        album = write_figures(self.run_folder, SkeletonStore.open(self.store), self.out, self.split, self.also, self.svg, self.overwrite, self.device, command, progress=True)
+        show([("picture", "file"), *((name.replace("-", " "), self.out / f"{name}.png") for name in album.plates), ("all of them", self.out / "index.html")])
+        for reason in album.left_out:
+            print(f"left out: {reason}")
+
 # %% ../nbs/63_cli.ipynb #85fdc884
 @dataclass(frozen=True)
 class Demo:
@@ -564,10 +640,10 @@ class Bench:
         for name, hours in result.get("hours", {}).items():
             print(f"{name}: {hours:.3g} hours for the 451 epochs of NTU-60")
 
-# %% ../nbs/63_cli.ipynb #f28bfac9
-COMMANDS = {"demo": Demo, "synthesize": Synthesize, "prepare": Prepare, "inspect": Inspect, "pretrain": Pretrain, "evaluate": Evaluate, "ablate": Ablate,
-            "embed": Embed, "import-official": ImportOfficial, "bench": Bench}
-COMPUTING = (Demo, Pretrain, Ablate, Evaluate, Embed, Bench)  # the commands that run an encoder again and again
+# %% ../nbs/63_cli.ipynb #082c71a8
+COMMANDS = {"demo": Demo, "synthesize": Synthesize, "prepare": Prepare, "inspect": Inspect, "pretrain": Pretrain, "evaluate": Evaluate, "ablate": Ablate, "results": Results,
+            "embed": Embed, "figures": Figures, "import-official": ImportOfficial, "bench": Bench}
+COMPUTING = (Demo, Pretrain, Ablate, Evaluate, Embed, Figures, Bench)  # the commands that run an encoder again and again
 SHARED = (Pretrain, Ablate, Evaluate, Embed)  # the commands that torchrun may start several times, to share the work
 DESCRIPTION = "SCD-Net (AAAI 2024): learn what a skeleton does, without labels. Begin with: scdnet demo --out demo"
 

@@ -107,11 +107,11 @@ def _paint(axis, flat:np.ndarray, seen:np.ndarray, skeleton, hollow=None, size:f
             pick = there & (hollow == h)
             axis.scatter(*points[pick].T, s=size*(2.5 if h else 1), c='white' if h else dots[pick], edgecolors=dots[pick], linewidths=1, zorder=3, alpha=alpha)
 
-# %% ../nbs/60_draw.ipynb #80ed0654
+# %% ../nbs/60_draw.ipynb #75209605
 _BODY = {'spine base': (0, .95), 'hip centre': (0, .95), 'hip center': (0, .95), 'pelvis': (0, .95), 'spine mid': (0, 1.2), 'spine': (0, 1.2),
-         'spine shoulder': (0, 1.42), 'shoulder centre': (0, 1.42), 'shoulder center': (0, 1.42), 'neck': (0, 1.5), 'head': (0, 1.66)}
+         'spine shoulder': (0, 1.42), 'shoulder centre': (0, 1.42), 'shoulder center': (0, 1.42), 'neck': (0, 1.5), 'head': (0, 1.66), 'nose': (0, 1.6)}
 _SIDE = {'shoulder': (.18, 1.4), 'elbow': (.42, 1.22), 'wrist': (.62, 1.02), 'hand': (.7, .94), 'hand tip': (.78, .86), 'thumb': (.62, .87),
-         'hip': (.09, .9), 'knee': (.15, .5), 'ankle': (.2, .1), 'foot': (.3, .03)}
+         'hip': (.09, .9), 'knee': (.15, .5), 'ankle': (.2, .1), 'foot': (.3, .03), 'eye': (.06, 1.67), 'ear': (.13, 1.64)}
 
 def rest_pose(skeleton)->np.ndarray:
     "A flat pose (V, 2) of any skeleton, y up, seen from the front (its left on the right); a known body stands, another graph is unfolded."
@@ -195,32 +195,37 @@ def skeleton3d(points:np.ndarray, skeleton, title:str='', up:str='y', azimuth:fl
         if b - a < .5*(high - low).max(): line.set_ticks([round((a + b)/2, 1)])
     return figure
 
-# %% ../nbs/60_draw.ipynb #ecc26549
-def strip(clip:np.ndarray, skeleton, frames:int|list[int]=8, title:str='', up:str='y', azimuth:float=0., elevation:float=0.,
+# %% ../nbs/60_draw.ipynb #9e24e9bc
+def strip(clip:np.ndarray|dict, skeleton, frames:int|list[int]=8, title:str='', up:str='y', azimuth:float=0., elevation:float=0.,
           mask:np.ndarray|None=None, height:float=1.9, unit:str='m')->Figure:
-    """Frames of a clip side by side on one axis.
+    """Frames of a clip side by side on one axis; several clips one under another, at one scale.
 
     Parameters
     ----------
-    clip : (T, V, C) or (T, M, V, C).
-    frames : how many, evenly spaced, or which.
+    clip : (T, V, C) or (T, M, V, C), or a dict of name -> clip.
+    frames : how many of each, evenly spaced, or which.
     mask : (T, V) bool, masked joints are drawn as rings.
-    height : of the figure, inches; less where the strip would become wider than a page.
+    height : of one strip, inches; less where it would become wider than a page.
     """
-    clip = as_clip(clip); T = len(clip)
-    frames = np.unique(np.linspace(0, T - 1, frames).round().astype(int)) if isinstance(frames, int) else np.asarray(frames)
-    flat, seen = project(clip, up, azimuth, elevation), visible(clip, skeleton)
-    low, high = _limits(flat, seen); step = high[0] - low[0]
-    scale = min((height - .7)/(high[1] - low[1]), 8.8/(step*len(frames)))           # inches per metre; no strip is wider than a page
-    figure = Picture(figsize=(max(2., step*scale*len(frames) + .8), (high[1] - low[1])*scale + .7), layout='constrained'); axis = figure.subplots()
+    clips = {name: as_clip(c) for name, c in (clip if isinstance(clip, dict) else {title: clip}).items()}
+    flats, seens = zip(*[(project(c, up, azimuth, elevation), visible(c, skeleton)) for c in clips.values()])
+    corners = np.array([_limits(flat, seen) for flat, seen in zip(flats, seens)])
+    low, high = corners[:, 0].min(0), corners[:, 1].max(0); step = high[0] - low[0]
+    shown = [np.unique(np.linspace(0, len(c) - 1, frames).round().astype(int)) if isinstance(frames, int) else np.asarray(frames) for c in clips.values()]
+    most = max(map(len, shown))
+    scale = min((height - .7)/(high[1] - low[1]), 8.8/(step*most))                  # inches per metre; no strip is wider than a page
+    figure = Picture(figsize=(max(2., step*scale*most + .8), len(clips)*((high[1] - low[1])*scale + .7)), layout='constrained')
     figure.colours = 24                                                             # three hues and their soft edges
-    for i, t in enumerate(frames):
-        _paint(axis, flat[t] + [i*step, 0], seen[t], skeleton, None if mask is None else mask[t], size=5)
-        if i and seen[:, 1:].any(): axis.axvline(low[0] + i*step, color='.85', linewidth=1, zorder=0)      # whose partner is whose
-    axis.set(xlim=(low[0], low[0] + step*len(frames)), ylim=(low[1], high[1]), aspect='equal', title=title, xlabel='frame', ylabel=f'height ({unit})')
-    if up == '-y': axis.set_ylabel(f'y ({unit})'); axis.yaxis.set_major_formatter(lambda y, _: f'{-y:g}')    # as counted, from the top
-    axis.set_xticks(low[0] + step*(np.arange(len(frames)) + .5), [str(t) for t in frames])
-    axis.spines[['top', 'right']].set_visible(False)
+    for axis, name, flat, seen, times in zip(figure.subplots(len(clips), squeeze=False)[:, 0], clips, flats, seens, shown):
+        for i, t in enumerate(times):
+            _paint(axis, flat[t] + [i*step, 0], seen[t], skeleton, None if mask is None else mask[t], size=5)
+            if i and seen[:, 1:].any(): axis.axvline(low[0] + i*step, color='.85', linewidth=1, zorder=0)  # whose partner is whose
+        axis.set(xlim=(low[0], low[0] + step*most), ylim=(low[1], high[1]), aspect='equal', title=name, ylabel=f'height ({unit})')
+        if up == '-y': axis.set_ylabel(f'y ({unit})'); axis.yaxis.set_major_formatter(lambda y, _: f'{-y:g}')    # as counted, from the top
+        axis.set_xticks(low[0] + step*(np.arange(len(times)) + .5), [str(t) for t in times])
+        axis.spines[['top', 'right']].set_visible(False)
+    axis.set_xlabel('frame')
+    if title and isinstance(clip, dict): figure.suptitle(title)
     return figure
 
 # %% ../nbs/60_draw.ipynb #31da9a3e

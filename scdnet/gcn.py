@@ -158,7 +158,7 @@ class BatchNorm(nn.BatchNorm2d):
         self.running_mean.lerp_(mean, new)
         self.running_var.lerp_(var * count / (count - 1), new)
 
-# %% ../nbs/30_gcn.ipynb #dc67c6d3
+# %% ../nbs/30_gcn.ipynb #a250a557
 def pointwise_norm(x:Tensor, weight:Tensor, bias:Tensor, norm:nn.Module, counts:Counts|None=None)->Tensor:
     """`norm(pointwise(x, weight, bias), counts)`, with one pass over memory less.
 
@@ -170,8 +170,10 @@ def pointwise_norm(x:Tensor, weight:Tensor, bias:Tensor, norm:nn.Module, counts:
     counts : as in `BatchNorm`.
     """
     if norm.training:
+        kept, norm.running_mean = norm.running_mean, norm.running_mean.clone()               # autograd saves the copy, so what is kept may still change
         y = norm(pointwise(x, weight + 0 * bias[:, None]), counts)                           # + 0: the bias has a gradient, and it is zero
-        norm.running_mean.data += bias.detach() * (norm.momentum or 1 / norm.num_batches_tracked)   # .data: autograd saved it, and never reads it in training
+        with torch.no_grad(): kept.copy_(norm.running_mean + bias * (norm.momentum or 1 / norm.num_batches_tracked))
+        norm.running_mean = kept
         return y
     scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
     return pointwise(x, scale[:, None] * weight, (bias - norm.running_mean) * scale + norm.bias)

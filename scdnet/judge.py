@@ -74,7 +74,7 @@ def all_features(run: str | Path, store: SkeletonStore, split: str, kinds: tuple
             found[kind] = joined(features(load_encoder(run, device), store, stream=config.stream, progress=progress))
     return found
 
-# %% ../nbs/52_judge.ipynb #f52d10bd
+# %% ../nbs/52_judge.ipynb #afd31438
 def linear_config(run: str | Path, epochs: int | None = None, seed: int = 0) -> LinearConfig:
     """The linear protocol of a run's preset; with `epochs` another number of them.
 
@@ -97,7 +97,7 @@ def judge(protocol: str, found: dict[str, Tensor], store: SkeletonStore, split: 
     protocol : 'linear' or 'knn'.
     found : kind -> (len(store), D), as from `all_features`.
     store, split : labels and sides.
-    config : of the linear protocol; a baseline's learning rate is always chosen on a share of the training side.
+    config : of the linear protocol; a baseline's learning rate is always chosen inside the training side.
 
     Returns
     -------

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['nearest', 'evaluate_knn']
 
-# %% ../nbs/51_knn.ipynb #b3048352
+# %% ../nbs/51_knn.ipynb #2d1dac07
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .linear import per_class
+from .linear import class_by_class, labelled_sides
 from .store import SkeletonStore
 
 # %% ../nbs/51_knn.ipynb #abf1c9f8
@@ -37,16 +37,16 @@ def nearest(queries:Tensor, gallery:Tensor, block:int=4096)->Tensor:
         found.append(where)
     return torch.cat(found)
 
-# %% ../nbs/51_knn.ipynb #bbe1aacd
+# %% ../nbs/51_knn.ipynb #3517010d
 def evaluate_knn(x:Tensor, store:SkeletonStore, split:str)->dict:
     """1-nearest-neighbour retrieval on features (len(store), D): `top1` in percent; 1-NN has no top-5 and no epochs.
 
     Raises
     ------
-    InputError : if the split is not in the store.
+    InputError : as `scdnet.linear.labelled_sides`.
     """
-    train, test = store.split(split)
+    train, test = labelled_sides(store, split)
     found = train[nearest(x[test], x[train]).cpu().numpy()]
-    hit = store.labels[found] == store.labels[test]
-    return {'protocol': 'knn', 'split': split, 'top1': 100 * hit.mean().item(), 'top5': None, 'best_top1': None, 'seed': None, 'config': {'k': 1, 'metric': 'cosine'},
-            'store': {'name': store.path.name, 'digest': store.digest}, 'per_class': per_class(torch.from_numpy(hit), torch.from_numpy(store.labels[test]), store.classes)}
+    guesses, labels = store.labels[found], store.labels[test]
+    return {'protocol': 'knn', 'split': split, 'top1': 100 * (guesses == labels).mean().item(), 'top5': None, 'best_top1': None, 'seed': None, 'config': {'k': 1, 'metric': 'cosine'},
+            'store': store.identity, **class_by_class(torch.from_numpy(guesses), torch.from_numpy(labels), store.classes)}

@@ -4,16 +4,18 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'features', 'joined', 'check_layout', 'calibrate', 'raw_features', 'LinearConfig', 'accuracy', 'Probe',
-           'fit_probe', 'hold_out', 'choose_rate', 'linear_probe', 'summarise', 'per_class', 'evaluate_linear']
+           'fit_probe', 'hold_outs', 'choose_rate', 'labelled_sides', 'linear_probe', 'summarise', 'class_by_class',
+           'evaluate_linear']
 
-# %% ../nbs/50_linear.ipynb #d2eba769
+# %% ../nbs/50_linear.ipynb #a497ef96
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.model_selection import StratifiedShuffleSplit
+from sklearn.model_selection import StratifiedKFold
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -121,18 +123,18 @@ def raw_features(store:SkeletonStore, indices:np.ndarray|None=None, size:int=64,
     """Coordinates of the evaluation crops, flattened: (n, C·size·V·M) float32."""
     return torch.cat([clips.flatten(1) for clips in _batches(store, indices, size, stream, 256, False)])
 
-# %% ../nbs/50_linear.ipynb #c2c60839
+# %% ../nbs/50_linear.ipynb #0d5a6e99
 @dataclass(frozen=True)
 class LinearConfig:
     """The linear protocol; the defaults are the official ones."""
 
     epochs: int = 80
     batch_size: int = 1024
-    lr: float | None = 2.0           # None: the best of `rates` on a share of the training side; ours
+    lr: float | None = 2.0           # None: the best of `rates` on parts held out of the training side; ours
     rates: tuple[float, ...] = (0.03, 0.1, 0.3, 1., 3., 10.)
-    share: float = 0.2               # of the training side, held out to choose the rate
+    folds: int = 5                   # parts of the training side, each held out once to choose the rate
     drops: tuple[float, ...] = (50 / 80, 70 / 80)
-    seed: int = 0                    # of the weights, the batches and the share
+    seed: int = 0                    # of the weights, the batches and the parts
 
 
 PRESETS = {'paper': LinearConfig(), 'demo': LinearConfig(batch_size=128, lr=None)}
@@ -178,33 +180,46 @@ def fit_probe(x:Tensor, y:Tensor, x_test:Tensor, y_test:Tensor, classes:int, con
         test_top1.append(accuracy(scores, y_test))
     return Probe(scores, test_top1, lr)
 
-# %% ../nbs/50_linear.ipynb #abbdc8a6
-def hold_out(labels:np.ndarray, subjects:np.ndarray|None, share:float, seed:int)->np.ndarray:
-    """Mask (n,) of the clips held out of a training side: whole subjects where there are three or more, else a stratified share.
+# %% ../nbs/50_linear.ipynb #979f1336
+def hold_outs(labels:np.ndarray, subjects:np.ndarray|None, folds:int, seed:int)->list[np.ndarray]:
+    """Masks (n,) of the clips held out of a training side in turn: whole subjects where there are three or more, else stratified parts.
 
     Raises
     ------
-    InputError : if a class has too few clips to be shared out.
+    InputError : if a class has a single clip.
     """
     known = np.unique(subjects[subjects >= 0]) if subjects is not None else np.array([])
-    rng = np.random.default_rng(seed_of(seed, 6))
     if len(known) >= 3:
-        chosen = rng.permutation(known)[:max(1, round(share * len(known)))]
-        held = np.isin(subjects, chosen)
-        if not set(labels) - set(labels[~held]): return held
-    if np.unique(labels, return_counts=True)[1].min() < 2:
+        parts = np.array_split(np.random.default_rng(seed_of(seed, 6)).permutation(known), min(folds, len(known)))
+        held = [np.isin(subjects, part) for part in parts]
+        if all(set(labels[~h]) == set(labels) for h in held): return held
+    fewest = np.unique(labels, return_counts=True)[1].min()
+    if fewest < 2:
         raise InputError('linear: a class has a single training clip, too few to choose a learning rate on (in Python, LinearConfig.lr sets it)')
-    splitter = StratifiedShuffleSplit(1, test_size=max(share, len(set(labels)) / len(labels)), random_state=seed)
-    held = np.zeros(len(labels), bool)
-    held[next(splitter.split(labels, labels))[1]] = True
-    return held
+    splitter = StratifiedKFold(int(min(folds, fewest)), shuffle=True, random_state=seed)
+    return [np.isin(np.arange(len(labels)), held) for _, held in splitter.split(labels, labels)]
 
 
-def choose_rate(x:Tensor, y:Tensor, held:np.ndarray, classes:int, config:LinearConfig)->float:
-    """The rate of `config.rates` whose probe, trained on the rest, does best on the held-out clips."""
-    held = torch.from_numpy(held)
-    top1 = [fit_probe(x[~held], y[~held], x[held], y[held], classes, config, lr).test_top1[-1] for lr in config.rates]
-    return config.rates[int(np.argmax(top1))]
+def choose_rate(x:Tensor, y:Tensor, held:Sequence[np.ndarray], classes:int, config:LinearConfig)->float:
+    """The rate of `config.rates` whose probes, each trained without one of the held-out parts, do best on those parts on average."""
+    def score(lr, mask): return fit_probe(x[~mask], y[~mask], x[mask], y[mask], classes, config, lr).test_top1[-1]
+    masks = [torch.from_numpy(h) for h in held]
+    return config.rates[int(np.argmax([np.mean([score(lr, mask) for mask in masks]) for lr in config.rates]))]
+
+
+def labelled_sides(store:SkeletonStore, split:str)->tuple[np.ndarray, np.ndarray]:
+    """Indices of the training and of the test clips.
+
+    Raises
+    ------
+    InputError : if there is no such split, a side is empty, or a class has test clips but no training clip.
+    """
+    train, test = store.split(split)
+    missing = np.setdiff1d(store.labels[test], store.labels[train])
+    if len(missing):
+        raise InputError(f'{store.path}: split {split!r}: class {store.classes[missing[0]]!r} has {np.sum(store.labels[test] == missing[0])} test clips and no '
+                         f'training clip, expected one or more (so for {len(missing)} of {len(store.classes)} classes)')
+    return train, test
 
 
 def linear_probe(x:Tensor, store:SkeletonStore, split:str, config:LinearConfig=LinearConfig())->Probe:
@@ -214,31 +229,38 @@ def linear_probe(x:Tensor, store:SkeletonStore, split:str, config:LinearConfig=L
     ----------
     x : (len(store), D).
     store, split : labels and sides.
-    config : `lr=None` chooses the rate on a share of the training side.
+    config : `lr=None` chooses the rate inside the training side.
 
     Raises
     ------
-    InputError : if the split is not in the store.
+    InputError : as `labelled_sides`.
     """
-    train, test = store.split(split)
+    train, test = labelled_sides(store, split)
     labels, classes = torch.tensor(store.labels), len(store.classes)
     lr = config.lr
     if lr is None:
         subjects = store.clips['subject'].to_numpy()[train] if 'subject' in store.clips else None
-        lr = choose_rate(x[train], labels[train], hold_out(store.labels[train], subjects, config.share, config.seed), classes, config)
+        lr = choose_rate(x[train], labels[train], hold_outs(store.labels[train], subjects, config.folds, config.seed), classes, config)
     return fit_probe(x[train], labels[train], x[test], labels[test], classes, config, lr)
 
-# %% ../nbs/50_linear.ipynb #86665033
+# %% ../nbs/50_linear.ipynb #5a6796cb
 def summarise(protocol:str, scores:Tensor, labels:Tensor, split:str, best_top1:float|None, seed:int, config:dict, store:SkeletonStore, **more)->dict:
     """What a protocol writes: one format for all of them. Accuracies in percent."""
     return {'protocol': protocol, 'split': split, 'top1': accuracy(scores, labels), 'top5': accuracy(scores, labels, 5) if scores.shape[1] > 5 else None,
-            'best_top1': best_top1, 'seed': seed, 'config': config, 'store': {'name': store.path.name, 'digest': store.digest},
-            'per_class': per_class(scores.argmax(1) == labels, labels, store.classes), **more}
+            'best_top1': best_top1, 'seed': seed, 'config': config, 'store': store.identity,
+            **class_by_class(scores.argmax(1), labels, store.classes), **more}
 
 
-def per_class(hit:Tensor, labels:Tensor, classes:Sequence[str])->dict[str, float]:
-    """Share of hits (n,) among the clips of each class that has any, in percent, by the class's name."""
-    return {name: round(100 * hit[labels == i].double().mean().item(), 2) for i, name in enumerate(classes) if (labels == i).any()}
+def class_by_class(guesses:Tensor, labels:Tensor, classes:Sequence[str])->dict[str, dict]:
+    """What becomes of the clips of each class that has any; guesses and labels (n,).
+
+    Returns
+    -------
+    `per_class`, name -> top-1 in percent, and `confusion`, name -> {name of a guess: clips}.
+    """
+    taken = {name: Counter(classes[guess] for guess in guesses[labels == i].tolist()) for i, name in enumerate(classes) if (labels == i).any()}
+    return {'per_class': {name: round(100 * found[name] / found.total(), 2) for name, found in taken.items()},
+            'confusion': {name: dict(found.most_common()) for name, found in taken.items()}}
 
 
 def evaluate_linear(x:Tensor, store:SkeletonStore, split:str, config:LinearConfig=LinearConfig())->dict:

@@ -5,20 +5,23 @@
 # %% auto #0
 __all__ = ['PRESETS', 'AHEAD', 'OptimConfig', 'PretrainConfig', 'learning_rate', 'seed_of', 'epoch_order', 'build_model',
            'find_device', 'build_optimizer', 'keep_memory', 'Batches', 'write_state', 'read_state', 'Pretraining',
-           'describe', 'read_config', 'check_same', 'pretrain', 'save_encoder', 'load_encoder', 'run_config',
+           'describe', 'machine', 'read_config', 'check_same', 'pretrain', 'save_encoder', 'load_encoder', 'run_config',
            'untrained_encoder']
 
-# %% ../nbs/42_pretrain.ipynb #e337552e
+# %% ../nbs/42_pretrain.ipynb #4988639d
 import contextlib
 import ctypes
 import json
 import math
+import os
+import platform
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
@@ -29,6 +32,7 @@ from safetensors.torch import load_file, save, save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from . import __version__
 from .augment import ViewConfig, Views
 from .contrast import Granularity, Loss, loss_pairs
 from .encoder import Encoder, EncoderConfig
@@ -318,12 +322,27 @@ class Pretraining:
                 return True
         return False
 
-# %% ../nbs/42_pretrain.ipynb #0245825f
+# %% ../nbs/42_pretrain.ipynb #4c13f6b9
 def describe(config:PretrainConfig, store:SkeletonStore, split:str, preset:str)->dict:
     """What `config.json` holds: all that decides the run, and the versions it ran under."""
     return {'preset': preset, 'split': split, 'config': asdict(config), 'skeleton': store.skeleton.to_dict(), 'persons': store.persons,
-            'coords': store.coords, 'store': {'name': store.path.name, 'digest': store.digest, 'clips': len(store)},
-            'versions': {name: version(name) for name in ('scdnet', 'torch', 'numpy')}, 'commit': _commit()}
+            'coords': store.coords, 'store': store.identity | {'clips': len(store)},
+            'versions': {name: version(name) for name in ('scdnet', 'torch', 'numpy')}, 'commit': _commit(), 'machine': machine()}
+
+
+def machine()->dict[str, object]:
+    """What a run's speed and last digits depend on: system, processor, cores, and the versions that compute."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+    return {'date': datetime.now(timezone.utc).strftime('%Y-%m-%d %H:%M UTC'), 'system': f'{platform.system()} {platform.machine()}', 'processor': _processor(),
+            'cores': cores, 'threads of torch': torch.get_num_threads(), 'gpu': torch.cuda.get_device_name() if torch.cuda.is_available() else 'none',
+            'python': platform.python_version(), 'torch': torch.__version__, 'numpy': np.__version__, 'scdnet': __version__}
+
+
+def _processor()->str:
+    "The processor's name as the system tells it, '' where it does not."
+    try: lines = Path('/proc/cpuinfo').read_text().splitlines()
+    except OSError: return platform.processor()
+    return next((line.split(':', 1)[1].strip() for line in lines if line.startswith('model name')), platform.processor())
 
 
 def _commit()->str|None:
@@ -345,7 +364,7 @@ def read_config(run:str|Path)->dict:
         raise InputError(f'{path}: not a run\'s configuration ({error})') from None
     return content
 
-# %% ../nbs/42_pretrain.ipynb #f80a42ea
+# %% ../nbs/42_pretrain.ipynb #3913769f
 def _changes(old:dict, new:dict, at:str='')->Iterator[str]:
     "Dotted names and both values of what differs between two nested dictionaries."
     for key in sorted(old.keys() | new.keys()):
@@ -359,7 +378,7 @@ def check_same(run:Path, now:dict)->None:
     before = {**read_config(run), 'config': asdict(run_config(run))}                  # options that came later have their defaults
     before, now = (json.loads(json.dumps(d)) for d in (before, now))
     keys = 'split', 'config', 'skeleton', 'persons', 'coords', 'store'
-    free = {'config': ('device', 'save_every', 'compile'), 'store': ('name',)}        # change nothing in the result
+    free = {'config': ('device', 'save_every', 'compile'), 'store': ('name', 'dataset')}        # change nothing in the result
     trim = lambda d: {k: {n: v for n, v in d[k].items() if n not in free[k]} if k in free else d[k] for k in keys}
     changed = list(_changes(trim(before), trim(now)))
     if changed: raise InputError(f'{run}: cannot resume with other options: {"; ".join(changed)}')

@@ -16,7 +16,7 @@ from commands import assert_mistake, program, scdnet, table, tree
 
 from scdnet.cli import COMMANDS, PROTOCOLS, main, outcome
 from scdnet.files import InputError
-from scdnet.skeleton import KINECT20
+from scdnet.skeleton import KINECT20, NTU25
 from scdnet.store import SkeletonStore
 from scdnet.synthetic import MannequinConfig, synthesize
 
@@ -301,6 +301,25 @@ def test_learning_refuses(words, wrong, run, store, other_store, tmp_path):
     before = tree(run)
     assert_mistake(scdnet(*[places.get(w, w) for w in words], cwd=tmp_path), said)
     assert tree(tmp_path) == [] and tree(run) == before
+
+
+@pytest.fixture(scope="session")
+def lopsided(tmp_path_factory):
+    """A store of the run's layout whose splits cannot be judged."""
+    rng, names = np.random.default_rng(0), list("abcdefgh")
+    clips = [rng.normal(size=(30, 2, 25, 3)).astype(np.float32) for _ in names]
+    splits = {"strangers": (names[:4], names[4:]), "nobody": (names, [])}
+    path = tmp_path_factory.mktemp("lopsided") / "store"
+    SkeletonStore.from_arrays(path, clips, [0, 0, 1, 1, 0, 1, 2, 2], NTU25, names=names, classes=["walk", "sit", "fall"], splits=splits)
+    return path
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("split, said", [("strangers", "class 'fall'"), ("nobody", "8 training and 0 test clips")])
+def test_a_split_that_cannot_be_judged_is_refused(protocol, split, said, run, lopsided, capsys):
+    code = main(["evaluate", protocol, "--run", str(run), "--store", str(lopsided), "--split", split])
+    out, err = capsys.readouterr()
+    assert code == 2 and out == "" and said in err and len(err.splitlines()) == 1 and err.startswith("scdnet:"), err
 
 
 def test_checkpoint_of_another_shape(run, store, tmp_path):

@@ -67,14 +67,15 @@ def test_results_have_the_fields_of_the_contract(folder):
         kinds = ["pretrained", "untrained"] + ["raw"] * (protocol == "streams")
         assert list(results) == kinds
         for result in results.values():
-            assert {"protocol", "split", "top1", "top5", "best_top1", "seed", "config", "store", "per_class"} <= set(result)
+            assert {"protocol", "split", "top1", "top5", "best_top1", "seed", "config", "store", "per_class", "confusion"} <= set(result)
             assert result["top5"] >= result["top1"] >= 0
     assert {"top1_std", "draws", "fraction", "labelled", "each"} <= set(evaluate_semi(folder / "joint", SkeletonStore.open(folder / "store"), "half", SEMI, device="cpu")["pretrained"])
 
 
 def test_mean_of_one_draw_has_no_deviation():
-    one = {"top1": 40.0, "top5": None, "best_top1": 50.0, "per_class": {"a": 40.0}, "looks": {1: 40.0}}
+    one = {"top1": 40.0, "top5": None, "best_top1": 50.0, "per_class": {"a": 40.0}, "confusion": {"a": {"a": 2, "b": 3}}, "looks": {1: 40.0}}
     assert mean_result([one])["top1_std"] is None and mean_result([one])["top5"] is None
+    assert mean_result([one, one | {"confusion": {"a": {"b": 5}}}])["confusion"] == {"a": {"a": 2, "b": 8}}
     assert mean_result([one, one | {"top1": 50.0}])["top1"] == 45 and mean_result([one, one | {"top1": 50.0}])["top1_std"] == pytest.approx(50**0.5)
 
 

@@ -1,0 +1,152 @@
+"""The paper's numbers beside ours: what the commands write is read again, alone or in its folder, and strangers are refused in one line."""
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from commands import assert_mistake, scdnet, tree
+
+from scdnet import linear
+from scdnet.ablations import TABLES, ablate
+from scdnet.encoder import EncoderConfig
+from scdnet.files import shipped
+from scdnet.pretrain import PRESETS
+from scdnet.results import compare, find_results, local_results
+from scdnet.skeleton import KINECT20
+from scdnet.store import SkeletonStore
+
+TINY = replace(PRESETS["demo"], epochs=1, batch_size=8, queue_size=16, precision="fp32", device="cpu", save_every=1, view=replace(PRESETS["demo"].view, crop_least=8),
+               encoder=EncoderConfig(frames=16, channels=8, width=16, heads=4, projection=8, projector_norm=True))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short():
+    """Two rows of Table 5 and a probe of two epochs are enough to see what is written and read."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(TABLES, "table5", TABLES["table5"][:2])
+        patch.setitem(linear.PRESETS, "demo", replace(linear.PRESETS["demo"], epochs=2, rates=(0.1, 1.)))
+        yield
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    rng = np.random.default_rng(0)
+    clips = [np.cumsum(rng.normal(size=(rng.integers(10, 30), 20, 3)), 0).astype(np.float32) / 5 for _ in range(32)]
+    names = [f"clip{i:02}" for i in range(32)]
+    return SkeletonStore.from_arrays(tmp_path_factory.mktemp("results") / "waves", clips, np.arange(32) % 4, KINECT20, names=names,
+                                     splits={"half": (names[:16], names[16:])})
+
+
+@pytest.fixture(scope="module")
+def ablations(store, tmp_path_factory):
+    """Two rows of Table 5 with two seeds each, as `scdnet ablate` leaves them."""
+    out = tmp_path_factory.mktemp("results") / "ablations"
+    ablate("table5", store, "half", TINY, out, "demo", seeds=(0, 1), progress=False)
+    return out
+
+
+@pytest.fixture(scope="module")
+def run(store, ablations, tmp_path_factory):
+    """A run with a result in its folder and another one that was sent away."""
+    folder = tmp_path_factory.mktemp("results")
+    run = shutil.copytree(ablations / "full-0", folder / "waves-0", ignore=shutil.ignore_patterns("eval"))
+    words = ["evaluate", "knn", "--run", run, "--store", store.path, "--split", "half"]
+    for more in ([], ["--out", folder / "away" / "knn.json"]):
+        assert scdnet(*words, *more).returncode == 0
+    return run
+
+
+def test_a_result_says_where_it_comes_from(run, store):
+    result = json.loads((run.parent / "away" / "knn.json").read_text())
+    assert result["run"]["name"] == "waves-0" and result["run"]["config"]["seed"] == 0 and result["run"]["hours"] > 0 and result["hours"] > 0
+    assert result["machine"]["torch"] and result["command"] == "scdnet evaluate knn --run waves-0 --store waves --split half"
+    assert str(run.parent) not in json.dumps(result) and str(store.path.parent) not in json.dumps(result)
+
+
+def test_the_file_alone_says_what_the_run_says(run):
+    ((_, inside),), ((_, away),) = find_results(run), find_results(run.parent / "away")
+    assert replace(inside, date="") == replace(away, date="")
+    assert inside.dataset == "waves" and inside.seed == 0 and inside.recipe.startswith("demo --epochs 1 ") and inside.hardware and inside.untrained is not None
+    assert len(local_results([run, run.parent / "away"], shelf=False)) == 1                         # told twice, it is one
+
+
+def test_a_table_alone_says_what_its_runs_say(ablations, tmp_path):
+    shutil.copy(ablations / "table5.json", tmp_path)
+    whole, alone = (local_results([place], shelf=False) for place in (ablations, tmp_path))
+    same = ["protocol", "dataset", "split", "configuration", "recipe", "seed", "top1", "untrained", "run"]
+    assert len(whole) == len(alone) == 2 * 2 * 2
+    for side in (whole, alone):
+        side.sort_values(same, inplace=True, ignore_index=True)
+    pd.testing.assert_frame_equal(whole[same], alone[same])
+    assert set(alone["configuration"]) == {"", TABLES["table5"][0].configuration}
+    assert whole["hours"].sum() == pytest.approx(alone["hours"].sum())
+
+
+def test_the_command(run, ablations, tmp_path):
+    done = scdnet("results", run, ablations, "--csv", tmp_path / "all.csv", "--collect", tmp_path / "mine.json")
+    assert done.returncode == 0 and done.stderr == ""
+    assert done.stdout.count("not run") >= 50 and "no-extractor" in done.stdout and "knn, waves half" in done.stdout
+    written = pd.read_csv(tmp_path / "all.csv", keep_default_na=False, dtype=str)
+    assert len(written) == len(compare(local_results([run, ablations]))) and set(written["table"]) >= set("12345678")
+    assert str(run.parent) not in (tmp_path / "mine.json").read_text() + (tmp_path / "all.csv").read_text()
+    again = scdnet("results", tmp_path / "mine.json")
+    assert again.returncode == 0 and again.stdout == done.stdout
+    for flag, file in (("--csv", "all.csv"), ("--collect", "mine.json")):
+        assert_mistake(scdnet("results", run, flag, tmp_path / file), file, "--overwrite")
+        assert scdnet("results", run, flag, tmp_path / file, "--overwrite").returncode == 0
+
+
+def test_one_table(run, ablations):
+    for number, cells in enumerate((6, 4, 2, 4, 10, 10, 10, 14), 1):
+        done = scdnet("results", run, ablations, "--table", number)
+        assert done.returncode == 0 and sum(line.startswith(f"{number}  ") for line in done.stdout.splitlines()) >= cells
+        assert ("no-extractor" in done.stdout) == (number == 5) and ("knn, waves half" in done.stdout) == (number == 2)
+    assert scdnet("results", "--table", 9).returncode == 2
+
+
+def test_what_ships_is_whole():
+    assert len(list(find_results(shipped("results")))) > 0
+    assert scdnet("results").returncode == 0
+
+
+STRANGERS = {
+    "no JSON": ("{", "not JSON"), "bytes": (b"\xff\xfe", "not JSON"), "deep": ("[" * 100_000, "not JSON"), "a list": ("[]", "list"), "a recording": ('{"skeletons": []}', "no result"),
+    "of no run": ({"run": None}, "name the run's folder"), "a run without values": ({"run": {"name": "x"}}, "config"), "a run that is a word": ({"run": "mine"}, "not a result"),
+    "too good": ({"top1": 100.5}, "top1 is 100.5"), "not a number": ({"top1": float("nan")}, "top1 is nan"), "endless": ({"top1": float("inf")}, "top1 is inf"),
+    "true": ({"top1": True}, "top1 is True"), "a word": ({"top5": "97.6"}, "top5 is '97.6'"), "no store": ({"store": None}, "not a result"),
+    "a bell": ({"split": "x\asub"}, "split is 'x\\x07sub'"), "two lines": ({"split": "a\nb"}, "split is"), "a seed of its own": ({"seed in run": "0"}, "seed is '0'"),
+    "a collection of nothing": ('{"results": [3]}', "not a result"), "another column": ('{"results": [{"colour": 3}]}', "not a result"),
+    "a table without seeds": ('{"rows": [{"name": "full"}], "config": {}, "preset": "demo"}', "'seeds'"), "half a demo": ('{"stages": {}}', "'linear'"),
+}
+
+
+@pytest.mark.parametrize("name", STRANGERS)
+def test_strangers_are_refused(name, run, tmp_path):
+    content, said = STRANGERS[name]
+    if isinstance(content, dict):
+        good = json.loads((run.parent / "away" / "knn.json").read_text())
+        good["run"]["config"]["seed"] = content.get("seed in run", 0)
+        content = json.dumps(good | {key: value for key, value in content.items() if key in good})
+    file = tmp_path / "strange.json"
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    for place in (file, tmp_path):
+        assert_mistake(scdnet("results", place), "strange.json", said)
+    assert tree(tmp_path) == ["strange.json"]
+
+
+def test_a_damaged_run_is_refused(run, tmp_path):
+    for name, damage in (("config.json", "{"), ("metrics.jsonl", "{}\n"), ("eval/knn-half.json", "[1]")):
+        copy = shutil.copytree(run, tmp_path / "copy")
+        (copy / name).write_text(damage)
+        assert_mistake(scdnet("results", copy), name)
+        shutil.rmtree(copy)
+
+
+def test_places_without_results(store, tmp_path):
+    assert_mistake(scdnet("results", tmp_path / "nowhere"), "nowhere")
+    assert_mistake(scdnet("results", tmp_path), "no results")
+    assert_mistake(scdnet("results", store.path), "no results")
+    assert_mistake(scdnet("results", "--collect", tmp_path / "mine.json"), "folder")
+    assert tree(tmp_path) == []
