@@ -79,7 +79,7 @@ def factor_table(factors:pd.DataFrame)->pd.DataFrame:
     factors = factors.assign(posture=factors['seated'].map({True: 'seated', False: 'standing'}))
     return pd.DataFrame({factor.name: factor.read(factors) for factor in FACTORS}, index=factors.index)
 
-# %% ../nbs/67_factors.ipynb #49fef4c6
+# %% ../nbs/67_factors.ipynb #559f6e8a
 STRENGTHS = .1, 1., 10., 100., 1e3, 1e4                              # of the penalty, to choose from
 
 
@@ -103,7 +103,7 @@ def without_class(x:np.ndarray, labels:np.ndarray, train:np.ndarray)->np.ndarray
     for label in np.unique(labels[train]): means[label] = x[train][labels[train] == label].mean(0)
     return x - means[labels]
 
-
+# %% ../nbs/67_factors.ipynb #a3214571
 def ridges(x:np.ndarray, y:np.ndarray, weights:np.ndarray)->list[Callable[[np.ndarray], np.ndarray]]:
     """Ridge regressions of y (N, K) on x (N, D), weighted (N,), one for each of `STRENGTHS`, from one decomposition: functions (n, D) -> (n, K)."""
     share, root = weights / weights.sum(), np.sqrt(weights)[:, None]
@@ -121,7 +121,7 @@ def score(said:np.ndarray, true:np.ndarray)->float:
     hit, there = said.argmax(1) == true.argmax(1), true.any(0)
     return 100 * float(np.mean([hit[true[:, k] > 0].mean() for k in np.flatnonzero(there)]))
 
-
+# %% ../nbs/67_factors.ipynb #0d6f8ef9
 def probe(codes:np.ndarray, values:pd.Series, train:np.ndarray, test:np.ndarray, groups:np.ndarray|None=None, labels:np.ndarray|None=None,
           parts:Sequence[slice]=())->tuple[float, float, list[float]]:
     """How well a ridge regression reads a factor from codes.
@@ -163,14 +163,15 @@ def _chosen(x:np.ndarray, y:np.ndarray, weights:np.ndarray, groups:np.ndarray, f
     scores = [[score(model(x[out]), y[out]) for model in ridges(x[~out], y[~out], weights[~out])] for out in held]
     return ridges(x, y, weights)[int(np.mean(scores, 0).argmax())]
 
-# %% ../nbs/67_factors.ipynb #72412252
+# %% ../nbs/67_factors.ipynb #01d0a993
 def _joined(clues:Mapping[str, np.ndarray], train:np.ndarray)->dict[str, np.ndarray]:
     "Each clue scaled, and both side by side."
     each = {name: scaled(clues[name], train) for name in ('spatial', 'temporal')}
     return each | {'both': np.hstack(list(each.values()))}
 
 
-def probe_factors(clues:Mapping[str, np.ndarray], table:pd.DataFrame, labels:np.ndarray, subjects:np.ndarray, train:np.ndarray, test:np.ndarray)->pd.DataFrame:
+def probe_factors(clues:Mapping[str, np.ndarray], table:pd.DataFrame, labels:np.ndarray,
+                  subjects:np.ndarray, train:np.ndarray, test:np.ndarray)->pd.DataFrame:
     """Probe every factor from both clues.
 
     The subject is asked on halves that are drawn from all clips, for in `xsub` no subject is on both sides.
@@ -184,7 +185,8 @@ def probe_factors(clues:Mapping[str, np.ndarray], table:pd.DataFrame, labels:np.
 
     Returns
     -------
-    Columns clue ('spatial', 'temporal', 'both'), factor, kind, value, chance. Kind 'probe': percent. Kind 'importance', of the first two: knowledge lost from both, from nothing (chance, 0) to all.
+    Columns clue ('spatial', 'temporal', 'both'), factor, kind, value, chance. Kind 'probe': percent.
+    Kind 'importance', of the first two: knowledge lost from both, from nothing (chance, 0) to all.
     """
     half = np.random.default_rng(0).permutation(len(table))
     half = half[np.argsort(subjects[half], kind='stable')]           # person after person, each in random order
@@ -197,10 +199,11 @@ def probe_factors(clues:Mapping[str, np.ndarray], table:pd.DataFrame, labels:np.
             value, chance, without = probe(codes[clue], table[factor.name], *sides, None if factor.bound else labels, parts)
             rows.append((clue, factor.name, 'probe', value, chance))
             known = max(0., knowledge(value, chance))
-            rows += [(name, factor.name, 'importance', np.clip(known - knowledge(left, chance), 0, known), 0.) for name, left in zip(('spatial', 'temporal'), without)]
+            rows += [(name, factor.name, 'importance', np.clip(known - knowledge(left, chance), 0, known), 0.)
+                     for name, left in zip(('spatial', 'temporal'), without)]
     return pd.DataFrame(rows, columns=['clue', 'factor', 'kind', 'value', 'chance'])
 
-# %% ../nbs/67_factors.ipynb #afc32876
+# %% ../nbs/67_factors.ipynb #3333c211
 PAIRS = {'brush teeth / hair': (3, 4), 'drop / pick up': (5, 6), 'sit down / stand up': (8, 9), 'throw / clapping': (7, 10)}      # NTU action ids
 DIFFERS = {'brush teeth / hair': 'where', 'drop / pick up': 'when', 'sit down / stand up': 'when', 'throw / clapping': 'both'}
 
@@ -216,7 +219,7 @@ def probe_pairs(clues:Mapping[str, np.ndarray], labels:np.ndarray, subjects:np.n
             for name, pair in PAIRS.items() for clue, codes in _joined(clues, train).items()]
     return pd.DataFrame(rows, columns=['clue', 'factor', 'kind', 'value', 'chance'])
 
-
+# %% ../nbs/67_factors.ipynb #2ee99e4a
 def map_pairs(clues:Mapping[str, np.ndarray], labels:np.ndarray, subjects:np.ndarray, test:np.ndarray)->pd.DataFrame:
     """Silhouette and same-class neighbours ([chapter 55](55_clues.ipynb)) of each of `PAIRS` on the test side.
 
@@ -235,7 +238,7 @@ def map_pairs(clues:Mapping[str, np.ndarray], labels:np.ndarray, subjects:np.nda
             rows += [(clue, name, kind, value, chance) for kind, value, chance in zip(('silhouette', 'neighbours'), np.mean(measured, 0), (0., 50.))]
     return pd.DataFrame(rows, columns=['clue', 'factor', 'kind', 'value', 'chance'])
 
-# %% ../nbs/67_factors.ipynb #c8856a01
+# %% ../nbs/67_factors.ipynb #ffe63342
 def dci(importance:np.ndarray)->tuple[float, float]:
     """Disentanglement and completeness of an importance matrix (Eastwood and Williams, ICLR 2018).
 
@@ -252,7 +255,8 @@ def dci(importance:np.ndarray)->tuple[float, float]:
     InputError : if an importance is negative or not finite.
     """
     importance = np.asarray(importance, float)
-    if not (np.isfinite(importance).all() and (importance >= 0).all()): raise InputError(f'importance: smallest {importance.min()}, expected numbers from 0 on')
+    if not (np.isfinite(importance).all() and (importance >= 0).all()):
+        raise InputError(f'importance: smallest {importance.min()}, expected numbers from 0 on')
     if not importance.any(): return 0., 0.
     share = importance.sum(1) / importance.sum(), importance.sum(0) / importance.sum()
     return float(share[0] @ _purity(importance)), float(share[1] @ _purity(importance.T))
@@ -346,7 +350,7 @@ def _prepared(clips:np.ndarray, skeleton:Skeleton)->np.ndarray:
     "Centred and turned anew, (N, C, T, V, M)."
     return np.stack([normalize(clip.transpose(1, 3, 2, 0), skeleton).transpose(3, 0, 2, 1) for clip in clips])
 
-# %% ../nbs/67_factors.ipynb #b74dbb25
+# %% ../nbs/67_factors.ipynb #c19f8fbc
 def _apart(a:np.ndarray, b:np.ndarray)->np.ndarray:
     "1 less the cosine, row by row."
     return 1 - (unit(a) * unit(b)).sum(1)
@@ -356,7 +360,8 @@ def _other(labels:np.ndarray, subjects:np.ndarray, same:bool, rng:np.random.Gene
     "For each clip one of another person, of the same class or of another."
     fits = (labels[:, None] == labels) == same
     fits &= subjects[:, None] != subjects
-    if not fits.any(1).all(): raise InputError(f'clip {(~fits.any(1)).argmax()}: no clip of another person and {"the same" if same else "another"} class')
+    if not fits.any(1).all():
+        raise InputError(f'clip {(~fits.any(1)).argmax()}: no clip of another person and {"the same" if same else "another"} class')
     return (rng.random(fits.shape) * fits).argmax(1)
 
 
@@ -383,7 +388,7 @@ def reactions(clues:Mapping[str, np.ndarray], after:Mapping[str, Mapping[str, np
         rows += [(name, change, 'reaction', 100 * _apart(codes, moved).mean() / yardstick, 0.) for change, moved in far.items()]
     return pd.DataFrame(rows, columns=['clue', 'factor', 'kind', 'value', 'chance'])
 
-
+# %% ../nbs/67_factors.ipynb #520cee8e
 def becomes(clues:Mapping[str, np.ndarray], backwards:Mapping[str, np.ndarray], labels:np.ndarray, train:np.ndarray, test:np.ndarray)->pd.DataFrame:
     """Does a clip that is played backwards become the other class of its pair?
 
@@ -417,7 +422,7 @@ def by_hand(clips:np.ndarray)->dict[str, np.ndarray]:
     order = np.sort(clips, 2)[:, :, [T // 16, T // 2, T - 1 - T // 16]]
     return {'spatial': order.reshape(len(clips), -1), 'temporal': (clips - clips.mean(2, keepdims=True)).reshape(len(clips), -1)}
 
-# %% ../nbs/67_factors.ipynb #c99ce592
+# %% ../nbs/67_factors.ipynb #20892b34
 Encode = Callable[[np.ndarray], dict[str, np.ndarray]]
 
 
@@ -439,7 +444,7 @@ def _clues(encoder:Encoder, clips:np.ndarray)->dict[str, np.ndarray]:
     z_s, z_t = torch.cat(parts, 1).numpy()
     return {'spatial': z_s, 'temporal': z_t}
 
-
+# %% ../nbs/67_factors.ipynb #6faed4cc
 def study(runs:Mapping[str, str|Path], store:SkeletonStore, factors:pd.DataFrame, split:str='xsub')->pd.DataFrame:
     """Everything in this chapter, for the encoders of one seed.
 
@@ -452,14 +457,16 @@ def study(runs:Mapping[str, str|Path], store:SkeletonStore, factors:pd.DataFrame
 
     Returns
     -------
-    Columns encoder, kind, clue, factor, value, chance. Kinds: 'probe', 'pair' (percent), 'silhouette' (times 100), 'neighbours', 'other', 'other, backwards' (percent),
+    Columns encoder, kind, clue, factor, value, chance. Kinds: 'probe', 'pair' (percent),
+    'silhouette' (times 100), 'neighbours', 'other', 'other, backwards' (percent),
     'reaction' (100 = another person's take), 'importance' (points of knowledge).
 
     Raises
     ------
     InputError : if a clip has no row in `factors`.
     """
-    if missing := set(store.names) - set(factors['name']): raise InputError(f'factors: no row for {min(missing)}, expected one for each clip of {store.path}')
+    if missing := set(store.names) - set(factors['name']):
+        raise InputError(f'factors: no row for {min(missing)}, expected one for each clip of {store.path}')
     (train, test), labels, subjects = store.split(split), store.labels, store.clips['subject'].to_numpy()
     table = factor_table(factors.set_index('name').loc[store.names].reset_index())
     frames = run_config(runs['pretrained']).encoder.frames
@@ -474,6 +481,7 @@ def study(runs:Mapping[str, str|Path], store:SkeletonStore, factors:pd.DataFrame
         if name != 'planted': told += [probe_pairs(clues, labels, subjects, train, test), map_pairs(clues, labels, subjects, test)]
         if name in makers:
             after = {change: makers[name](x) for change, x in moved.items()}
-            told += [reactions({clue: codes[once] for clue, codes in clues.items()}, after, labels[once], subjects[once]), becomes(clues, after['backwards'], labels, train, once)]
+            told += [reactions({clue: codes[once] for clue, codes in clues.items()}, after, labels[once], subjects[once]),
+                     becomes(clues, after['backwards'], labels, train, once)]
         rows.append(pd.concat(told).assign(encoder=name))
     return pd.concat(rows)[['encoder', 'kind', 'clue', 'factor', 'value', 'chance']].reset_index(drop=True)
