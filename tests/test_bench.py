@@ -2,12 +2,14 @@
 import json
 
 import pytest
+import torch
 from commands import assert_mistake, scdnet
 
 from scdnet import bench
 from scdnet.bench import BenchConfig
-from scdnet.encoder import EncoderConfig
+from scdnet.encoder import Encoder, EncoderConfig
 from scdnet.pretrain import PretrainConfig
+from scdnet.skeleton import KINECT20
 
 
 @pytest.mark.parametrize("words, said", [(("--repeats", "0"), "repeats"), (("--batch-size", "1"), "batch_size"), (("--device", "toaster"), "toaster"),
@@ -36,3 +38,17 @@ def test_bench_writes_every_stage(tmp_path, monkeypatch):
         assert stage["versions"]["plain"]["ratio"] == 1 and all(v["seconds"] > 0 for v in stage["versions"].values())
         assert stage["stage"] in done.stdout
     assert BenchConfig().preset == "demo"
+
+
+def test_a_compiler_can_follow_the_encoder():
+    """Traced for torch.compile, a training step has the loss, the gradient and the running statistics of the eager one."""
+    def step(compiled):
+        torch.manual_seed(0)
+        encoder = Encoder(EncoderConfig(frames=16, channels=8, width=16, heads=4, dropout=0.), KINECT20, 1)
+        if compiled:
+            encoder.compile(backend="aot_eager")
+        sum(clue.square().sum() for clue in encoder(torch.randn(4, 3, 16, 20, 1))).backward()
+        return {name: value.grad for name, value in encoder.named_parameters()}, dict(encoder.named_buffers())
+
+    for eager, traced in zip(step(False), step(True)):
+        torch.testing.assert_close(traced, eager, rtol=1e-3, atol=1e-4)

@@ -1,7 +1,7 @@
 """Figures: labels that do not touch each other, files that come out the same, what is left out, and mistakes that are told in one line."""
 import json
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from itertools import combinations
 
 import numpy as np
@@ -10,29 +10,23 @@ import pytest
 import torch
 from commands import assert_mistake, scdnet, tree
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from small import TINY, random_walks
 
-from scdnet.encoder import EncoderConfig
 from scdnet.figures import (METHODS, confusion_figure, encoded, figure1, gain_figure, label_rows, labels_figure, most_confused, paper_label_rows,
                             radar, short)
 from scdnet.files import shipped
 from scdnet.linear import class_by_class
-from scdnet.pretrain import PRESETS, pretrain
+from scdnet.pretrain import pretrain
 from scdnet.results import Result
 from scdnet.skeleton import KINECT20
 from scdnet.store import SkeletonStore
 
 ACTIONS = pd.read_csv(shipped("class_names.csv")).query("dataset == 'ntu'")["name"].tolist()
-TINY = replace(PRESETS["demo"], epochs=1, batch_size=8, queue_size=16, precision="fp32", device="cpu", view=replace(PRESETS["demo"].view, crop_least=8),
-               encoder=EncoderConfig(frames=16, channels=8, width=16, heads=4, projection=8, projector_norm=True))
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    rng = np.random.default_rng(0)
-    clips = [np.cumsum(rng.normal(size=(rng.integers(10, 30), 20, 3)), 0).astype(np.float32) / 5 for _ in range(32)]
-    names = [f"clip{i:02}" for i in range(32)]
-    return SkeletonStore.from_arrays(tmp_path_factory.mktemp("figures") / "store", clips, np.arange(32) % 4, KINECT20, names=names,
-                                     splits={"half": (names[:16], names[16:]), "other": (names[8:24], names[:8])})
+    return random_walks(tmp_path_factory.mktemp("figures") / "store", half=(slice(16), slice(16, 32)), other=(slice(8, 24), slice(8)))
 
 
 @pytest.fixture(scope="module")

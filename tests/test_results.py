@@ -3,22 +3,15 @@ import json
 import shutil
 from dataclasses import replace
 
-import numpy as np
 import pandas as pd
 import pytest
 from commands import assert_mistake, scdnet, tree
+from small import TINY, random_walks
 
 from scdnet import linear
 from scdnet.ablations import TABLES, ablate
-from scdnet.encoder import EncoderConfig
 from scdnet.files import shipped
-from scdnet.pretrain import PRESETS
 from scdnet.results import compare, find_results, local_results
-from scdnet.skeleton import KINECT20
-from scdnet.store import SkeletonStore
-
-TINY = replace(PRESETS["demo"], epochs=1, batch_size=8, queue_size=16, precision="fp32", device="cpu", save_every=1, view=replace(PRESETS["demo"].view, crop_least=8),
-               encoder=EncoderConfig(frames=16, channels=8, width=16, heads=4, projection=8, projector_norm=True))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -32,11 +25,7 @@ def short():
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    rng = np.random.default_rng(0)
-    clips = [np.cumsum(rng.normal(size=(rng.integers(10, 30), 20, 3)), 0).astype(np.float32) / 5 for _ in range(32)]
-    names = [f"clip{i:02}" for i in range(32)]
-    return SkeletonStore.from_arrays(tmp_path_factory.mktemp("results") / "waves", clips, np.arange(32) % 4, KINECT20, names=names,
-                                     splits={"half": (names[:16], names[16:])})
+    return random_walks(tmp_path_factory.mktemp("results") / "waves", half=(slice(16), slice(16, 32)))
 
 
 @pytest.fixture(scope="module")
