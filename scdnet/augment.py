@@ -230,14 +230,14 @@ def shear(clips: Tensor, generator: Generator, p: float = 0.5, amount: float = 1
     """Shear each of the clips (N, C, T, V, M) with probability `p`; see `shears`."""
     return transform(clips, shears(len(clips), generator, clips.shape[1], p, amount))
 
-# %% ../nbs/21_augment.ipynb #055bc929
+# %% ../nbs/21_augment.ipynb #a6dafe35
 @dataclass(frozen=True)
 class ViewConfig:
     """How a view is made of a clip: the candidates of Eq. 9, in the order in which they are applied."""
 
     crop_low: float = 0.1                   # shortest random stretch, share of the clip; official
     crop_high: float = 1.0                  # longest random stretch, share of the clip; official
-    crop_least: int = 64                    # shortest random stretch, frames (or the whole of a shorter clip); official
+    crop_least: int = 64                    # shortest random stretch, frames (or the whole of a shorter clip); official: 64
     p: float = 0.5                          # probability of each operation below, drawn anew for each clip and view; paper
     rotate: bool = True                     # turn the clip; paper
     rotate_main: float = 30.0               # largest angle about the main axis, degrees; official
@@ -245,7 +245,7 @@ class ViewConfig:
     flip: bool = True                       # exchange left and right joints; paper
     flip_negate_x: bool = False             # also change the sign of x, for a true mirror image; official: False
     shear: bool = True                      # shear the clip; paper
-    shear_amount: float = 1.0               # largest off-diagonal entry of the matrix, no unit; official
+    shear_amount: float = 1.0               # largest off-diagonal entry of the matrix, no unit; official: 1
     spatial: Masking = "structural"         # joints to hide: along the body, unstructured, or none; paper (Table 8)
     spatial_n: int = 2                      # n, steps of a walk in D = P^n; paper
     spatial_k: int = 8                      # k, joints to hide; paper
@@ -412,25 +412,43 @@ def _shown(drawn: Mapping[str, np.ndarray], config: ViewConfig, walks: np.ndarra
         frames = frames[:, np.arange(size) * units // size]
     return joints, frames
 
-# %% ../nbs/21_augment.ipynb #ef33f338
-def _table(frames: Tensor | np.ndarray, skeleton: Skeleton, stream: Stream, flip: bool, device: torch.device, block: int = 65536) -> Tensor:
-    """Frames (F, M, V, C) -> rows (copies · (F + 1) · C, V · M). A frame of zeros ends each copy.
+# %% ../nbs/21_augment.ipynb #fe58916c
+class _Table:
+    """Frames (F, M, V, C) as rows (copies · (F + 1) · C, V · M), to be summed. A frame of zeros ends each copy.
 
     With `flip` there are two copies, and in the second left and right are exchanged. Made `block` frames at a time.
     """
-    count, persons, joints, coords = frames.shape
-    dtype = frames.dtype if isinstance(frames, Tensor) else torch.from_numpy(frames[:0].copy()).dtype
-    table = torch.zeros(1 + flip, count + 1, coords, joints, persons, dtype=dtype, device=device)
-    for first in range(0, count, block):
-        part = frames[first:first + block]
-        part = part if isinstance(part, Tensor) else torch.from_numpy(np.array(part))
-        part = part.to(device).permute(0, 3, 2, 1)                                      # (f, C, V, M)
-        if stream == "bone":
-            part = to_stream(part[:, :, None], skeleton, stream)[:, :, 0]
-        table[0, first:first + len(part)] = part
-        if flip:
-            table[1, first:first + len(part)] = part[:, :, list(skeleton.flip)]
-    return table.view(-1, joints * persons)
+
+    def __init__(self, frames: Tensor | np.ndarray, skeleton: Skeleton, stream: Stream, flip: bool, device: torch.device, block: int = 65536):
+        self.shape, (count, persons, joints, coords) = tuple(frames.shape), frames.shape
+        dtype = frames.dtype if isinstance(frames, Tensor) else torch.from_numpy(frames[:0].copy()).dtype
+        table = torch.zeros(1 + flip, count + 1, coords, joints, persons, dtype=dtype, device=device)
+        for first in range(0, count, block):
+            part = frames[first:first + block]
+            part = part if isinstance(part, Tensor) else torch.from_numpy(np.array(part))
+            part = part.to(device).permute(0, 3, 2, 1)                                  # (f, C, V, M)
+            if stream == "bone":
+                part = to_stream(part[:, :, None], skeleton, stream)[:, :, 0]
+            table[0, first:first + len(part)] = part
+            if flip:
+                table[1, first:first + len(part)] = part[:, :, list(skeleton.flip)]
+        self.rows, self.dtype = table.view(-1, joints * persons), np.dtype(str(dtype).removeprefix("torch."))
+        self.entries = torch.arange(2 * coords, dtype=torch.int32, device=device).repeat(coords, 1, 1)          # (C, 1, 2C)
+
+    def sum(self, left: np.ndarray, weights: np.ndarray, matrices: np.ndarray, joints: np.ndarray | None) -> Tensor:
+        """Views as sums of rows, (N, T, C, V, M): `left` and `weights` of `_slots`, the latter as (N, T, 2K); matrices (N, C, C); joints (N, V) to show."""
+        (_, M, V, C), (N, T, S), rows = self.shape, weights.shape, self.rows
+        mix = np.zeros((N, S, C, S, C), self.dtype)
+        for s in range(S):
+            mix[:, s, :, s] = matrices
+        def send(x): return torch.from_numpy(x).to(rows.device, non_blocking=True)
+        index = (send(left) * C)[:, :, None, :, None] + self.entries                    # (N, T, C, K, 2C): the rows of each sum
+        weight = torch.bmm(send(weights), send(mix).view(N, S, C * S * C))              # (N, T, C·S·C)
+        x = F.embedding_bag(index.view(-1, S * C), rows, mode="sum", per_sample_weights=weight.view(-1, S * C))
+        x = x.view(N, T * C, V * M)
+        if joints is not None:
+            x *= send(joints.astype(self.dtype).repeat(M, 1))[:, None]
+        return x.view(N, T, C, V, M)
 
 # %% ../nbs/21_augment.ipynb #71507bfa
 def _slots(start: np.ndarray, length: np.ndarray, size: int, stream: Stream, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
@@ -464,7 +482,7 @@ def _checked(starts: Tensor, lengths: Tensor, count: int) -> tuple[np.ndarray, n
                          f"expected at least 1 frame within the {count} of the store")
     return starts, lengths
 
-# %% ../nbs/21_augment.ipynb #8e452059
+# %% ../nbs/21_augment.ipynb #d319c656
 Batch = tuple[Tensor, Tensor, Generator]                                               # starts, lengths, generator, as in `views`
 
 
@@ -490,15 +508,13 @@ class Views:
 
     def __init__(self, frames: Tensor | np.ndarray, skeleton: Skeleton, config: ViewConfig, stream: Stream = "joint", size: int = 64,
                  device: str | torch.device = "cpu"):
-        self.shape, (persons, joints, coords) = tuple(frames.shape), frames.shape[1:]
+        persons, joints, coords = frames.shape[1:]
         zero, one = torch.tensor([0]), torch.tensor([1])
         views(torch.zeros(1, persons, joints, coords), zero, one, skeleton, config, Generator(), stream, size)     # a mistake shows here
         self.config, self.stream, self.size = config, stream, size
         self.order, self.bounds = _order(config, coords, joints, size), {"axis": 3 if coords == 3 else 1, "seeds": joints}
         self.walks = adjacency_power(skeleton, config.spatial_n).double().numpy()
-        self.table = _table(frames, skeleton, stream, config.flip, torch.device(device))
-        self.dtype = np.dtype(str(self.table.dtype).removeprefix("torch."))
-        self.entries = torch.arange(2 * coords, dtype=torch.int32, device=device).repeat(coords, 1, 1)          # (C, 1, 2C)
+        self.table = _Table(frames, skeleton, stream, config.flip, torch.device(device))
 
     def __call__(self, starts: Tensor, lengths: Tensor, generator: Generator, rows: slice = slice(None)) -> Tensor:
         """One random view of each clip of a batch; `starts`, `lengths` and `generator` as in `views`.
@@ -530,7 +546,7 @@ class Views:
         """`count` views of each batch; those of a clip are made one after the other, from the same rows of the table."""
         starts, lengths, drawn = [], [], []
         for first, length, generator in batches:
-            first, length = _checked(first, length, self.shape[0])
+            first, length = _checked(first, length, self.table.shape[0])
             each = [_draw(self.order, self.bounds, len(first), generator) for _ in range(count)]
             starts.append(first[rows])
             lengths.append(length[rows])
@@ -540,35 +556,21 @@ class Views:
         stop = 0
         for batch in starts:
             begin, stop = stop, stop + count * len(batch)
-            x = self._sum(*(None if part is None else part[begin:stop] for part in parts))
+            x = self.table.sum(*(None if part is None else part[begin:stop] for part in parts))
             yield x.view(-1, count, *x.shape[1:]).transpose(2, 3).unbind(1)
 
     def _prepare(self, starts: np.ndarray, lengths: np.ndarray, drawn: dict[str, np.ndarray]) -> tuple[np.ndarray | None, ...]:
-        """What `_sum` needs to know of each view."""
+        """What `_Table.sum` needs to know of each view."""
+        (count, *_, coords), dtype = self.table.shape, self.table.dtype
         offset, length = _stretches(drawn, lengths, self.config)
         first = starts + offset
         if self.config.flip:
-            first += (self.shape[0] + 1) * (drawn["flipped"] < self.config.p)           # in the second copy
+            first += (count + 1) * (drawn["flipped"] < self.config.p)           # in the second copy
         joints, frames = _shown(drawn, self.config, self.walks, self.size)
-        left, weights = _slots(first, length, self.size, self.stream, self.dtype)
+        left, weights = _slots(first, length, self.size, self.stream, dtype)
         if frames is not None:
             weights *= frames
-        return left, weights.transpose(1, 2, 0), _matrices(drawn, self.config, self.shape[3]), joints
-
-    def _sum(self, left: np.ndarray, weights: np.ndarray, matrices: np.ndarray, joints: np.ndarray | None) -> Tensor:
-        """The weighted sum of rows, (N, T, C, V, M)."""
-        (_, M, V, C), (N, T, S), table = self.shape, weights.shape, self.table
-        mix = np.zeros((N, S, C, S, C), self.dtype)
-        for s in range(S):
-            mix[:, s, :, s] = matrices
-        def send(x): return torch.from_numpy(x).to(table.device, non_blocking=True)
-        index = (send(left) * C)[:, :, None, :, None] + self.entries                    # (N, T, C, K, 2C): the rows of each sum
-        weight = torch.bmm(send(weights), send(mix).view(N, S, -1))    # (N, T, C·S·C)
-        x = F.embedding_bag(index.view(-1, S * C), table, mode="sum", per_sample_weights=weight.view(-1, S * C))
-        x = x.view(N, T * C, V * M)
-        if joints is not None:
-            x *= send(joints.astype(self.dtype).repeat(M, 1))[:, None]
-        return x.view(N, T, C, V, M)
+        return left, weights.transpose(1, 2, 0), _matrices(drawn, self.config, coords), joints
 
 # %% ../nbs/21_augment.ipynb #e0c18ac8
 def evaluation_clips(frames: Tensor, starts: Tensor, lengths: Tensor, size: int = 64, stream: Stream = "joint",

@@ -6,16 +6,21 @@
 __all__ = ['Sync', 'RATE_SIZE', 'Versions', 'EPOCHS', 'CLIPS', 'GROWTH', 'CLIP_COUNTS', 'Timing', 'alternate', 'wait',
            'peak_memory', 'products', 'matrix_rates', 'count_flops', 'some_clips', 'some_store', 'some_views',
            'read_stage', 'views_stage', 'step_loss', 'step_stage', 'encode_stage', 'linear_stage', 'knn_stage',
-           'BenchConfig', 'row', 'hours', 'threads', 'bench', 'table', 'chain', 'grown_step', 'grown_store', 'growth']
+           'BenchConfig', 'row', 'hours', 'threads', 'bench', 'table', 'chain', 'grown_step', 'grown_store', 'growth',
+           'rank_counts', 'rank_growth']
 
-# %% ../nbs/64_bench.ipynb #ef382736
+# %% ../nbs/64_bench.ipynb #cef73b22
 import contextlib
 import ctypes
 import gc
+import json
+import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -363,7 +368,7 @@ def table(result:Mapping)->list[tuple]:
             rows.append((stage['stage'], name, f'{v["per_second"]:.4g} {stage["unit"]}', f'{v["ratio"]:.2f}', f'{100 * v["share"]:.0f}' if 'share' in v else None, memory))
     return rows
 
-# %% ../nbs/64_bench.ipynb #dfe84b87
+# %% ../nbs/64_bench.ipynb #f91a8f4a
 GROWTH = {'batch': (8, 16, 32, 64), 'frames': (16, 32, 64, 128), 'joints': (13, 25, 50, 100), 'persons': (1, 2, 4), 'width': (128, 256, 512, 1024)}
 CLIP_COUNTS = 500, 5_000, 50_000
 
@@ -393,7 +398,7 @@ def grown_store(folder:Path, count:int)->SkeletonStore:
 
 
 def growth(device:torch.device, folder:str|Path, repeats:int, bar:tqdm)->list[dict]:
-    """Seconds of a step along each axis of `GROWTH`, and per clip for stores of `CLIP_COUNTS` clips.
+    """Seconds of a step along each axis of `GROWTH` and for each number of ranks, and per clip for stores of `CLIP_COUNTS` clips.
 
     Returns
     -------
@@ -406,6 +411,8 @@ def growth(device:torch.device, folder:str|Path, repeats:int, bar:tqdm)->list[di
         rows += [{'axis': axis, 'stage': 'pretraining step', 'value': v, 'seconds': timings[str(v)].median, 'memory': timings[str(v)].memory} for v in values]
     bar.set_postfix_str('growth with clips')
     rows += _clip_growth(device, Path(folder), repeats)
+    bar.set_postfix_str('growth with ranks')
+    rows += rank_growth(rank_counts(device), device, Path(folder), repeats)
     bar.update()
     return rows
 
@@ -427,3 +434,38 @@ def _clip_growth(device:torch.device, folder:Path, repeats:int)->list[dict]:
     coded = alternate({str(n): lambda n=n: features(encoder, stores[n]) for n in CLIP_COUNTS}, 1, device)
     return rows + [{'axis': 'clips', 'stage': 'features', 'value': n, 'seconds': coded[str(n)].median / n, 'memory': coded[str(n)].memory,
                     'predicted': stores[n].frames.nbytes + 4 * 4 * 16 * n} for n in CLIP_COUNTS]
+
+
+def rank_counts(device:torch.device)->tuple[int, ...]:
+    """Powers of two, at most 8, up to the number of GPUs, or on a CPU of this process's threads."""
+    most = torch.cuda.device_count() if device.type == 'cuda' else torch.get_num_threads()
+    return tuple(n for n in (1, 2, 4, 8) if n <= most)
+
+
+def rank_growth(counts:Sequence[int], device:torch.device, folder:Path, repeats:int, batch:int=32, steps:int=10, options:Sequence[str]=())->list[dict]:
+    """Seconds of a pretraining step of the demo preset, its batch shared by 1, 2, … ranks, which torchrun starts.
+
+    Parameters
+    ----------
+    counts : numbers of ranks, which take turns.
+    repeats : runs of each, of two epochs; the second is timed.
+    steps : of an epoch.
+    options : more words for `scdnet pretrain`.
+
+    Returns
+    -------
+    Rows of `axis`, `stage`, `value`, `seconds` and `memory` (not known: it is that of other processes).
+    """
+    some_store(folder / 'ranks', 2 * batch * steps)                          # its split `half` trains on every second clip
+    environment = os.environ | {'OMP_NUM_THREADS': str(max(1, torch.get_num_threads() // max(counts)))}
+    seconds = {count: [] for count in counts}
+    for turn in range(repeats):
+        for count in counts:
+            run = folder / f'{count} ranks, {turn}'
+            done = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', str(count), '-m', 'scdnet', 'pretrain',
+                                   '--store', str(folder / 'ranks' / 'store'), '--split', 'half', '--preset', 'demo', '--out', str(run), '--device', device.type,
+                                   '--epochs', '2', '--batch-size', str(batch), *options], env=environment, capture_output=True, text=True)
+            if done.returncode: raise RuntimeError(f'{count} ranks: {done.stderr.strip()}')
+            last = (run / 'metrics.jsonl').read_text().splitlines()[-1]
+            seconds[count].append(batch / json.loads(last)['clips_per_second'])
+    return [{'axis': 'ranks', 'stage': 'pretraining step', 'value': n, 'seconds': statistics.median(seconds[n]), 'memory': None} for n in counts]

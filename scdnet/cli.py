@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['YOURS', 'WORLDS', 'PROTOCOLS', 'COMMANDS', 'COMPUTING', 'SHARED', 'DESCRIPTION', 'outcome', 'terminable', 'show',
-           'read_words', 'Synthesize', 'Prepare', 'Inspect', 'Pretrain', 'read_metrics', 'parse_configured', 'Ablate',
-           'Evaluate', 'plus_minus', 'Linear', 'fused', 'Knn', 'Finetune', 'Transfer', 'Semi', 'refuse_existing',
-           'Results', 'Embed', 'ImportOfficial', 'Figures', 'Demo', 'Bench', 'choose', 'parse', 'main', 'together',
-           'carry_out']
+           'refuse_existing', 'read_words', 'Synthesize', 'Prepare', 'Inspect', 'Pretrain', 'read_metrics',
+           'parse_configured', 'Ablate', 'told', 'elsewhere', 'plus_minus', 'Evaluate', 'Linear', 'Knn', 'Finetune',
+           'Transfer', 'Semi', 'Results', 'Embed', 'ImportOfficial', 'Figures', 'Demo', 'Bench', 'choose', 'parse',
+           'main', 'together', 'carry_out', 'say_stopped']
 
 # %% ../nbs/63_cli.ipynb #3b415441
 import contextlib
@@ -73,6 +73,12 @@ def show(rows: Sequence[Sequence[object]]) -> None:
     widths = [max(map(len, column)) for column in zip(*cells)]
     for row, line in zip(rows, cells):
         print("  ".join(c.rjust(w) if isinstance(v, (int, float)) else c.ljust(w) for v, c, w in zip(row, line, widths)).rstrip())
+
+# %% ../nbs/63_cli.ipynb #1c880efc
+def refuse_existing(out: Path | None, overwrite: bool) -> None:
+    """FileExistsError if there is something at `out` already and it may not be replaced."""
+    if out is not None and out.exists() and not overwrite:
+        raise FileExistsError(f"{out}: exists already; choose another place or give --overwrite")
 
 # %% ../nbs/63_cli.ipynb #e1ba1e74
 def read_words(kind, words: Sequence[str], **options):
@@ -183,7 +189,7 @@ class Inspect:
         if self.html:
             print(f"\n{inspect_html(store, self.html, up=self.up)}")
 
-# %% ../nbs/63_cli.ipynb #211ffeb2
+# %% ../nbs/63_cli.ipynb #0016ac7a
 @dataclass(frozen=True)
 class Pretrain:
     """Learn an encoder from the training clips of a split, without their labels.
@@ -197,6 +203,8 @@ class Pretrain:
     preset: Literal["demo", "paper"]  # defaults of all options below: minutes on a CPU, or the paper's
     resume: bool = False  # go on from the last whole checkpoint in --out; start anew where there is none
     overwrite: bool = False  # replace an existing run
+
+    after_a_stop = "the same command with --resume goes on from the last checkpoint"
 
     def run(self) -> None:
         from scdnet.pretrain import pretrain
@@ -237,7 +245,7 @@ def parse_configured(kind: type, words: Sequence[str], prog: str):
 
     return read_words(Configured, words, prog=prog, description=inspect.cleandoc(kind.__doc__))
 
-# %% ../nbs/63_cli.ipynb #0aba09a2
+# %% ../nbs/63_cli.ipynb #0684b063
 @dataclass(frozen=True)
 class Ablate:
     """Run every row of an ablation table of the paper and set it beside the paper's; what is finished is not run again.
@@ -252,6 +260,8 @@ class Ablate:
     preset: Literal["demo", "paper"]  # defaults of all options below: minutes on a CPU, or the paper's
     seeds: tuple[int, ...] = (0,)  # each row is run with each; two processes may fill one folder with different seeds
 
+    after_a_stop = "the same command goes on from the last checkpoint"
+
     def run(self) -> None:
         from scdnet.ablations import ablate, order_text, table_text
         from scdnet.ranks import is_first
@@ -264,7 +274,30 @@ class Ablate:
             show(table_text(result))
             print("", *order_text(result), "", self.out / f"{self.table}.json", sep="\n")
 
-# %% ../nbs/63_cli.ipynb #4a9336e4
+# %% ../nbs/63_cli.ipynb #5ed82bb7
+def told(command) -> str:
+    """A command of `evaluate` as its result records it: the last names of paths, and of the options those that are not the usual ones."""
+    options = [field for field in fields(command) if field.name not in ("run_folder", "store", "split", "out", "device", "no_baselines", "overwrite")]
+    found = {"run": command.run_folder, "store": command.store, "split": command.split}
+    found |= {field.name: getattr(command, field.name) for field in options if getattr(command, field.name) != field.default}
+    spoken = {name: value if isinstance(value, tuple) else (value,) for name, value in found.items()}
+    return " ".join(["scdnet evaluate", command.protocol, *(f"--{name} " + " ".join(v.resolve().name if isinstance(v, Path) else str(v) for v in values)
+                                                             for name, values in spoken.items())])
+
+
+def elsewhere(run: Path, store) -> str:
+    """Part of a result's name: that of the store, if the run has learned from another one."""
+    from scdnet.pretrain import read_config
+
+    own = read_config(run).get("store")
+    return "" if own is None or own["digest"] == store.digest else f"-{store.path.resolve().name}"
+
+
+def plus_minus(mean: float, std: float | None):
+    """A mean with its standard deviation, or without one."""
+    return mean if std is None else f"{mean:.1f} ± {std:.1f}"
+
+# %% ../nbs/63_cli.ipynb #402fe2bc
 @dataclass(frozen=True)
 class Evaluate:
     """Judge a run by a protocol.
@@ -277,7 +310,7 @@ class Evaluate:
     split: str  # its training side fits the probe, its test side is scored
     out: Path | None = None  # JSON file; None: RUN/eval/PROTOCOL-SPLIT.json (-STORE if the run learned from another), written anew each time
     device: str = "auto"  # auto: the first CUDA GPU, else the CPU
-    baselines: bool = True  # the untrained encoder and the raw coordinates are judged beside the run; with the flag, the run alone
+    no_baselines: bool = False  # judge the run alone, without the untrained encoder and the raw coordinates beside it
     overwrite: bool = False  # replace an existing --out
 
     protocol = "evaluate"
@@ -287,28 +320,12 @@ class Evaluate:
         from scdnet.judge import KINDS, all_features, judge, linear_config
 
         config = linear_config(self.run_folder, getattr(self, "epochs", None), getattr(self, "seed", 0))
-        found = all_features(self.run_folder, store, self.split, KINDS if self.baselines else KINDS[:1], self.device, progress=True)
+        found = all_features(self.run_folder, store, self.split, KINDS[:1] if self.no_baselines else KINDS, self.device, progress=True)
         return judge(self.protocol, found, store, self.split, config)
 
     def stem(self, store) -> str:
         """Name of the result's file, without its ending."""
-        return f"{self.protocol}-{self.split}{self.elsewhere(store)}"
-
-    def elsewhere(self, store) -> str:
-        """Part of the result's name: that of the store, if the run has learned from another one."""
-        from scdnet.pretrain import read_config
-
-        own = read_config(self.run_folder).get("store")
-        return "" if own is None or own["digest"] == store.digest else f"-{store.path.resolve().name}"
-
-    def words(self) -> str:
-        """The command, as a result records it: the last names of paths, and of the options those that are not the usual ones."""
-        options = [field for field in fields(self) if field.name not in ("run_folder", "store", "split", "out", "device", "baselines", "overwrite")]
-        told = {"run": self.run_folder, "store": self.store, "split": self.split}
-        told |= {field.name: getattr(self, field.name) for field in options if getattr(self, field.name) != field.default}
-        spoken = {name: value if isinstance(value, tuple) else (value,) for name, value in told.items()}
-        return " ".join(["scdnet evaluate", self.protocol, *(f"--{name} " + " ".join(v.resolve().name if isinstance(v, Path) else str(v) for v in values)
-                                                              for name, values in spoken.items())])
+        return f"{self.protocol}-{self.split}{elsewhere(self.run_folder, store)}"
 
     def run(self) -> None:
         from scdnet.files import write_json
@@ -325,18 +342,13 @@ class Evaluate:
         if not is_first():
             return
         result = judged["pretrained"] | {"baselines": {kind: judged[kind] for kind in judged if kind != "pretrained"}, "run": about_run(self.run_folder),
-                                         "command": self.words(), "hours": (time.perf_counter() - start) / 3600, "machine": machine()}
+                                         "command": told(self), "hours": (time.perf_counter() - start) / 3600, "machine": machine()}
         out.parent.mkdir(parents=True, exist_ok=True)
         write_json(out, result)
         rows = [(kind, plus_minus(found["top1"], found.get("top1_std")), found["top5"]) for kind, found in judged.items()]
         show([("features", "top-1 (%)", "top-5 (%)"), *rows, ("chance", chance(store, self.split), chance(store, self.split, 5) if result["top5"] else None)])
 
-
-def plus_minus(mean: float, std: float | None):
-    """A mean with its standard deviation, or without one."""
-    return mean if std is None else f"{mean:.1f} ± {std:.1f}"
-
-
+# %% ../nbs/63_cli.ipynb #75ecc408
 @dataclass(frozen=True)
 class Linear(Evaluate):
     """A linear layer on frozen features; the last epoch counts.
@@ -351,18 +363,20 @@ class Linear(Evaluate):
     protocol = "linear"
 
     def judged(self, store, out):
-        return fused(self, store) if self.streams else super().judged(store, out)
+        """As ever; but the scores of three streams are added where runs of the others are named."""
+        if not self.streams:
+            return self.alone(store, out)
+        from scdnet.streams import evaluate_streams
+
+        return evaluate_streams(self.protocol, (self.run_folder, *self.streams), store, self.split, self.epochs, self.seed, not self.no_baselines, self.device,
+                                progress=True)
+
+    def alone(self, store, out):
+        """kind -> result of this run."""
+        return super().judged(store, out)
 
     def stem(self, store):
         return super().stem(store) + ("-streams" if self.streams else "")
-
-
-def fused(command, store) -> dict:
-    """kind -> result of the three streams together."""
-    from scdnet.streams import evaluate_streams
-
-    return evaluate_streams(command.protocol, (command.run_folder, *command.streams), store, command.split, command.epochs, command.seed, command.baselines,
-                            command.device, progress=True)
 
 
 @dataclass(frozen=True)
@@ -374,7 +388,7 @@ class Knn(Evaluate):
 
     protocol = "knn"
 
-# %% ../nbs/63_cli.ipynb #1c4552f5
+# %% ../nbs/63_cli.ipynb #10199c7c
 @dataclass(frozen=True)
 class Finetune(Linear):
     """Let every weight move, with all labels; the last epoch counts.
@@ -387,13 +401,11 @@ class Finetune(Linear):
 
     protocol = "finetune"
 
-    def judged(self, store, out):
+    def alone(self, store, out):
         from scdnet.finetune import STARTS, evaluate_finetune, finetune_config
 
-        if self.streams:
-            return fused(self, store)
         config = finetune_config(self.run_folder, self.protocol, self.epochs, self.seed)
-        return evaluate_finetune(self.run_folder, store, self.split, config, self.protocol, STARTS if self.baselines else STARTS[:1], self.device, progress=True)
+        return evaluate_finetune(self.run_folder, store, self.split, config, self.protocol, STARTS[:1] if self.no_baselines else STARTS, self.device, progress=True)
 
 
 @dataclass(frozen=True)
@@ -405,7 +417,7 @@ class Transfer(Finetune):
 
     protocol = "transfer"
 
-
+# %% ../nbs/63_cli.ipynb #44c08158
 @dataclass(frozen=True)
 class Semi(Evaluate):
     """Fine-tune with few labels: the mean of several stratified draws, whose clips are listed beside the result.
@@ -422,7 +434,7 @@ class Semi(Evaluate):
     protocol = "semi"
 
     def stem(self, store):
-        return f"{self.protocol}-{100 * self.fraction:g}-{self.split}{self.elsewhere(store)}"
+        return f"{self.protocol}-{100 * self.fraction:g}-{self.split}{elsewhere(self.run_folder, store)}"
 
     def judged(self, store, out):
         from scdnet.finetune import STARTS, draw_labelled, evaluate_semi, finetune_config, read_draws, write_draws
@@ -435,18 +447,12 @@ class Semi(Evaluate):
         refuse_existing(self.out and index, self.overwrite)
         config = finetune_config(self.run_folder, "semi", self.epochs, self.seed, fraction=self.fraction, draws=self.draws)
         drawn = read_draws(self.index, store, self.split) if self.index else draw_labelled(store, self.split, self.fraction, self.draws, self.seed)
-        results = evaluate_semi(self.run_folder, store, self.split, config, drawn, STARTS if self.baselines else STARTS[:1], self.device, progress=True)
+        results = evaluate_semi(self.run_folder, store, self.split, config, drawn, STARTS[:1] if self.no_baselines else STARTS, self.device, progress=True)
         once(lambda: (index.parent.mkdir(parents=True, exist_ok=True), write_draws(index, store, drawn)))
         return {kind: result | {"index": index.name} for kind, result in results.items()}
 
 
 PROTOCOLS = {"linear": Linear, "knn": Knn, "finetune": Finetune, "semi": Semi, "transfer": Transfer}
-
-
-def refuse_existing(out: Path | None, overwrite: bool) -> None:
-    """FileExistsError if there is something at `out` already and it may not be replaced."""
-    if out is not None and out.exists() and not overwrite:
-        raise FileExistsError(f"{out}: exists already; choose another place or give --overwrite")
 
 # %% ../nbs/63_cli.ipynb #5aaa4522
 @dataclass(frozen=True)
@@ -606,7 +612,7 @@ class Demo:
         show([tuple(table.columns), *(tuple(None if v != v else v for v in row) for row in table.itertuples(index=False))])
         print(f"\n{results['seconds']:.0f} seconds; {self.out / 'report.html'}")
 
-# %% ../nbs/63_cli.ipynb #234085bd
+# %% ../nbs/63_cli.ipynb #760bf570
 @dataclass(frozen=True)
 class Bench:
     """Time every stage on this machine, the plain version and the fast one in turn.
@@ -620,7 +626,7 @@ class Bench:
     repeats: int = 3  # counted rounds of each stage
     batch_size: int | None = None  # clips of a pretraining step; None: the preset's (paper on a CPU: 16)
     compile: bool = False  # time the compiled branches too; their first steps take minutes
-    growth: bool = False  # also how cost grows with batch, frames, joints, persons, width and clips
+    growth: bool = False  # also how cost grows with batch, frames, joints, persons, width, clips and ranks
     overwrite: bool = False  # replace an existing file
 
     def run(self) -> None:
@@ -640,10 +646,10 @@ class Bench:
         for name, hours in result.get("hours", {}).items():
             print(f"{name}: {hours:.3g} hours for the 451 epochs of NTU-60")
 
-# %% ../nbs/63_cli.ipynb #082c71a8
+# %% ../nbs/63_cli.ipynb #77fb16b4
 COMMANDS = {"demo": Demo, "synthesize": Synthesize, "prepare": Prepare, "inspect": Inspect, "pretrain": Pretrain, "evaluate": Evaluate, "ablate": Ablate, "results": Results,
             "embed": Embed, "figures": Figures, "import-official": ImportOfficial, "bench": Bench}
-COMPUTING = (Demo, Pretrain, Ablate, Evaluate, Embed, Figures, Bench)  # the commands that run an encoder again and again
+COMPUTING = (Demo, Pretrain, Ablate, Evaluate, Embed, Figures)  # the commands that run an encoder again and again; `bench` sees to its memory itself
 SHARED = (Pretrain, Ablate, Evaluate, Embed)  # the commands that torchrun may start several times, to share the work
 DESCRIPTION = "SCD-Net (AAAI 2024): learn what a skeleton does, without labels. Begin with: scdnet demo --out demo"
 
@@ -677,7 +683,7 @@ def parse(words: Sequence[str]):
         raise InputError(f"command {first!r}: unknown, expected one of {', '.join(COMMANDS)}; see scdnet --help")
     return choose(COMMANDS, words, "scdnet", DESCRIPTION)
 
-# %% ../nbs/63_cli.ipynb #76da27d3
+# %% ../nbs/63_cli.ipynb #30d940d7
 def main(words: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; what `scdnet` and `python -m scdnet` call.
 
@@ -710,9 +716,10 @@ def together(command) -> contextlib.AbstractContextManager:
         raise InputError(f"{type(command).__name__.lower()} works in one process; start it without torchrun")
     return joined()
 
-
+# %% ../nbs/63_cli.ipynb #f91ff369
 def carry_out(words: Sequence[str]) -> int:
     """Run the command that `words` name; returns its exit code, and has said on stderr what went wrong."""
+    command = None
     try:
         with terminable():
             command = parse(words)
@@ -725,10 +732,10 @@ def carry_out(words: Sequence[str]) -> int:
             sys.stdout.flush()
     except SystemExit as stop:
         if stop.code == 143:
-            print("scdnet: terminated", file=sys.stderr)
+            say_stopped("terminated", command)
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except KeyboardInterrupt:
-        print("scdnet: interrupted", file=sys.stderr)
+        say_stopped("interrupted", command)
         return 130
     except BrokenPipeError:  # the reader of our table has left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -738,3 +745,9 @@ def carry_out(words: Sequence[str]) -> int:
         print(line, file=sys.stderr) if line else traceback.print_exc()
         return code
     return 0
+
+
+def say_stopped(how: str, command) -> None:
+    """One line on stderr: that somebody stopped the command, and how it can go on."""
+    how_on = getattr(command, "after_a_stop", "")
+    print(f"scdnet: {how}" + f"; {how_on}" * bool(how_on), file=sys.stderr)

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['LEFT', 'RIGHT', 'MIDDLE', 'PALETTE', 'Picture', 'joint_colours', 'bone_colours', 'visible', 'scene', 'project',
-           'as_clip', 'rest_pose', 'pose', 'skeleton3d', 'strip', 'animate', 'heatmap', 'masked', 'curve', 'scatter']
+           'as_clip', 'limits', 'paint', 'rest_pose', 'pose', 'skeleton3d', 'strip', 'staged', 'animate', 'heatmap',
+           'masked', 'curve', 'scatter']
 
 # %% ../nbs/60_draw.ipynb #825737fd
 import base64, hashlib, io, json
@@ -18,7 +19,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 from IPython.display import HTML, display
 
-# %% ../nbs/60_draw.ipynb #84f3db43
+# %% ../nbs/60_draw.ipynb #658ae732
 class Picture(Figure):
     "A matplotlib figure that a notebook shows when a cell ends with it, whatever the backend."
     colours = 48                                               # in the PNG of a notebook: a third of the bytes; more where colours are numbers
@@ -26,9 +27,12 @@ class Picture(Figure):
         "The picture as pixels, for a notebook or to be put beside others."
         out = io.BytesIO(); self.savefig(out, format='png', dpi=80, bbox_inches='tight', pad_inches=.05)
         return Image.open(out).convert('RGB')
-    def _ipython_display_(self):                               # asked before pyplot's own formatter, which would draw it in another size
+    def png(self)->bytes:
+        "The picture as a small PNG file."
         small = io.BytesIO(); self.image().quantize(self.colours).save(small, format='png', optimize=True)
-        display({'image/png': small.getvalue(), 'text/plain': str(self)}, raw=True)
+        return small.getvalue()
+    def _ipython_display_(self):                               # asked before pyplot's own formatter, which would draw it in another size
+        display({'image/png': self.png(), 'text/plain': str(self)}, raw=True)
 
 # %% ../nbs/60_draw.ipynb #df4d2163
 LEFT, RIGHT, MIDDLE = '#0072B2', '#D55E00', '#404040'      # Okabe-Ito blue and vermillion, dark grey
@@ -79,21 +83,21 @@ def project(points:np.ndarray, up:str='y', azimuth:float=0., elevation:float=0.)
     a, e = np.deg2rad([azimuth, elevation])
     return np.stack([p*np.cos(a) + q*np.sin(a), h*np.cos(e) + (q*np.cos(a) - p*np.sin(a))*np.sin(e)], -1)
 
-# %% ../nbs/60_draw.ipynb #1ecdcb39
+# %% ../nbs/60_draw.ipynb #1ae28c7a
 def as_clip(clip:np.ndarray)->np.ndarray:
     "`clip` as (T, M, V, C) floats; (T, V, C) gets one person."
     clip = np.asarray(clip, dtype=float)
     if clip.ndim not in (3, 4): raise ValueError(f"a clip has shape (T, V, C) or (T, M, V, C), found {clip.shape}")
     return clip[:, None] if clip.ndim == 3 else clip
 
-def _limits(points:np.ndarray, seen:np.ndarray, margin:float=.08)->tuple[np.ndarray, np.ndarray]:
+def limits(points:np.ndarray, seen:np.ndarray, margin:float=.08)->tuple[np.ndarray, np.ndarray]:
     "Corners of the box around the `seen` (...) `points` (..., D), a little larger."
     p = points[seen]
     low, high = (p.min(0), p.max(0)) if len(p) else (np.zeros(points.shape[-1]), np.ones(points.shape[-1]))
     pad = margin*max((high - low).max(), 1e-6)
     return low - pad, high + pad
 
-def _paint(axis, flat:np.ndarray, seen:np.ndarray, skeleton, hollow=None, size:float=9, alpha:float=1.):
+def paint(axis, flat:np.ndarray, seen:np.ndarray, skeleton, hollow=None, size:float=9, alpha:float=1.):
     "Draw persons `flat` (M, V, 2) on a flat axis: bones as lines, joints as dots, `hollow` (V,) joints as rings."
     hollow = np.zeros(len(skeleton.joints), bool) if hollow is None else np.asarray(hollow, bool)
     bones, colours, dots = np.array(skeleton.bones), bone_colours(skeleton), np.array(joint_colours(skeleton))
@@ -107,7 +111,7 @@ def _paint(axis, flat:np.ndarray, seen:np.ndarray, skeleton, hollow=None, size:f
             pick = there & (hollow == h)
             axis.scatter(*points[pick].T, s=size*(2.5 if h else 1), c='white' if h else dots[pick], edgecolors=dots[pick], linewidths=1, zorder=3, alpha=alpha)
 
-# %% ../nbs/60_draw.ipynb #75209605
+# %% ../nbs/60_draw.ipynb #ed4901ed
 _BODY = {'spine base': (0, .95), 'hip centre': (0, .95), 'hip center': (0, .95), 'pelvis': (0, .95), 'spine mid': (0, 1.2), 'spine': (0, 1.2),
          'spine shoulder': (0, 1.42), 'shoulder centre': (0, 1.42), 'shoulder center': (0, 1.42), 'neck': (0, 1.5), 'head': (0, 1.66), 'nose': (0, 1.6)}
 _SIDE = {'shoulder': (.18, 1.4), 'elbow': (.42, 1.22), 'wrist': (.62, 1.02), 'hand': (.7, .94), 'hand tip': (.78, .86), 'thumb': (.62, .87),
@@ -145,8 +149,8 @@ def pose(skeleton, points:np.ndarray|None=None, value:np.ndarray|None=None, titl
     points = points[None] if points.ndim == 2 else points
     flat, seen = project(points, up, azimuth, elevation), visible(points, skeleton)
     figure = Picture(figsize=(4, 4.6), layout='constrained'); axis = figure.subplots()
-    low, high = _limits(flat, seen)
-    _paint(axis, flat, seen, skeleton, hollow, size=24)
+    low, high = limits(flat, seen)
+    paint(axis, flat, seen, skeleton, hollow, size=24)
     if value is not None:
         value = np.asarray(value)
         for p in flat:
@@ -165,7 +169,7 @@ def pose(skeleton, points:np.ndarray|None=None, value:np.ndarray|None=None, titl
     axis.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect='equal', title=title, xlabel='across (m)', ylabel='height (m)')
     return figure
 
-# %% ../nbs/60_draw.ipynb #9562bd56
+# %% ../nbs/60_draw.ipynb #f47d2694
 def skeleton3d(points:np.ndarray, skeleton, title:str='', up:str='y', azimuth:float=-60., elevation:float=15., value:np.ndarray|None=None)->Figure:
     """One pose in a 3-D axis, metres.
 
@@ -183,7 +187,7 @@ def skeleton3d(points:np.ndarray, skeleton, title:str='', up:str='y', azimuth:fl
         for (a, b), c in zip(skeleton.bones, bone_colours(skeleton)):
             if there[a] and there[b]: axis.plot(*p[[a, b]].T, color=c, linewidth=2.4 if m == 0 else 1.4)
         axis.scatter(*p[there].T, s=14 if value is None else 40, c=np.array(joint_colours(skeleton))[there] if value is None else np.asarray(value)[there], depthshade=False)
-    low, high = _limits(solid, seen)
+    low, high = limits(solid, seen)
     thin = np.maximum(.4*(high - low).max() - (high - low), 0)/2; low, high = low - thin, high + thin      # room for the numbers of a flat direction
     axis.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), zlim=(low[2], high[2]), title=title,
              xlabel='across (m)', ylabel='away (m)', zlabel='height (m)')
@@ -195,30 +199,30 @@ def skeleton3d(points:np.ndarray, skeleton, title:str='', up:str='y', azimuth:fl
         if b - a < .5*(high - low).max(): line.set_ticks([round((a + b)/2, 1)])
     return figure
 
-# %% ../nbs/60_draw.ipynb #9e24e9bc
+# %% ../nbs/60_draw.ipynb #8b27cd6e
 def strip(clip:np.ndarray|dict, skeleton, frames:int|list[int]=8, title:str='', up:str='y', azimuth:float=0., elevation:float=0.,
-          mask:np.ndarray|None=None, height:float=1.9, unit:str='m')->Figure:
+          mask:np.ndarray|list|None=None, height:float=1.9, unit:str='m')->Figure:
     """Frames of a clip side by side on one axis; several clips one under another, at one scale.
 
     Parameters
     ----------
     clip : (T, V, C) or (T, M, V, C), or a dict of name -> clip.
     frames : how many of each, evenly spaced, or which.
-    mask : (T, V) bool, masked joints are drawn as rings.
+    mask : (T, V) bool, masked joints are drawn as rings; or a list, one for each clip.
     height : of one strip, inches; less where it would become wider than a page.
     """
     clips = {name: as_clip(c) for name, c in (clip if isinstance(clip, dict) else {title: clip}).items()}
     flats, seens = zip(*[(project(c, up, azimuth, elevation), visible(c, skeleton)) for c in clips.values()])
-    corners = np.array([_limits(flat, seen) for flat, seen in zip(flats, seens)])
+    corners = np.array([limits(flat, seen) for flat, seen in zip(flats, seens)])
     low, high = corners[:, 0].min(0), corners[:, 1].max(0); step = high[0] - low[0]
     shown = [np.unique(np.linspace(0, len(c) - 1, frames).round().astype(int)) if isinstance(frames, int) else np.asarray(frames) for c in clips.values()]
-    most = max(map(len, shown))
+    masks, most = mask if isinstance(mask, list) else [mask]*len(clips), max(map(len, shown))
     scale = min((height - .7)/(high[1] - low[1]), 8.8/(step*most))                  # inches per metre; no strip is wider than a page
     figure = Picture(figsize=(max(2., step*scale*most + .8), len(clips)*((high[1] - low[1])*scale + .7)), layout='constrained')
     figure.colours = 24                                                             # three hues and their soft edges
-    for axis, name, flat, seen, times in zip(figure.subplots(len(clips), squeeze=False)[:, 0], clips, flats, seens, shown):
+    for axis, name, flat, seen, times, hollow in zip(figure.subplots(len(clips), squeeze=False)[:, 0], clips, flats, seens, shown, masks):
         for i, t in enumerate(times):
-            _paint(axis, flat[t] + [i*step, 0], seen[t], skeleton, None if mask is None else mask[t], size=5)
+            paint(axis, flat[t] + [i*step, 0], seen[t], skeleton, None if hollow is None else hollow[t], size=5)
             if i and seen[:, 1:].any(): axis.axvline(low[0] + i*step, color='.85', linewidth=1, zorder=0)  # whose partner is whose
         axis.set(xlim=(low[0], low[0] + step*most), ylim=(low[1], high[1]), aspect='equal', title=name, ylabel=f'height ({unit})')
         if up == '-y': axis.set_ylabel(f'y ({unit})'); axis.yaxis.set_major_formatter(lambda y, _: f'{-y:g}')    # as counted, from the top
@@ -268,7 +272,20 @@ slider.oninput=()=>{play(false);t=+slider.value;draw()};
 function tick(now){if(!root.isConnected)return;if(on&&now-last>1000/D.fps){last=now;t=(t+1)%n;draw()}requestAnimationFrame(tick)}
 draw();requestAnimationFrame(tick)})()</script>"""
 
-# %% ../nbs/60_draw.ipynb #0cf5a70f
+# %% ../nbs/60_draw.ipynb #5ea87686
+def staged(clips:list[np.ndarray], skeleton, up:str='y')->list[np.ndarray]:
+    """Clips (T, M, V, C) ready to be played side by side: each around its own middle, all at one scale.
+
+    Returns
+    -------
+    For each clip (T, M, V, 3), right, away and height in [-1, 1]; NaN where a joint is absent.
+    """
+    solids, seens = [scene(c, up) for c in clips], [visible(c, skeleton) for c in clips]
+    boxes = [limits(s, there) for s, there in zip(solids, seens)]
+    reach = max(max((high - low)[2], np.hypot(*(high - low)[:2])) for low, high in boxes)/2
+    return [np.where(there[..., None], (s - (low + high)/2)/reach, np.nan) for s, there, (low, high) in zip(solids, seens, boxes)]
+
+# %% ../nbs/60_draw.ipynb #8400f915
 def animate(clips:np.ndarray|list[np.ndarray], skeleton, titles:list[str]|str='', fps:float=30, up:str='y', azimuth:float=0., elevation:float=8.,
             size:int=260)->HTML:
     """An animation as self-contained HTML: play, slide, drag to turn. Clips stand side by side at one scale.
@@ -283,13 +300,9 @@ def animate(clips:np.ndarray|list[np.ndarray], skeleton, titles:list[str]|str=''
     """
     clips = [as_clip(c) for c in (clips if isinstance(clips, (list, tuple)) else [clips])]
     titles = [titles]*len(clips) if isinstance(titles, str) else list(titles)
-    solids, seens = [scene(c, up) for c in clips], [visible(c, skeleton) for c in clips]
-    boxes = [_limits(s, there) for s, there in zip(solids, seens)]
-    reach = max(max((high - low)[2], np.hypot(*(high - low)[:2])) for low, high in boxes)/2
     data = []
-    for s, there, (low, high), title in zip(solids, seens, boxes, titles):
-        q = np.clip(((s - (low + high)/2)/reach*1e4).round(), -32767, 32767).astype('<i2')
-        q[~there] = -32768
+    for s, title in zip(staged(clips, skeleton, up), titles):
+        q = np.nan_to_num(np.clip((s*1e4).round(), -32767, 32767), nan=-32768).astype('<i2')
         data.append(dict(q=base64.b64encode(q.tobytes()).decode(), T=s.shape[0], M=s.shape[1], V=s.shape[2], title=str(title)))
     payload = json.dumps(dict(clips=data, bones=[(*map(int, b), c) for b, c in zip(skeleton.bones, bone_colours(skeleton))], dots=joint_colours(skeleton), w=size,
                               h=size, k=size/2e4, fps=fps, az=float(np.deg2rad(azimuth)), el=float(np.deg2rad(elevation)))).replace('<', '\\u003c')
@@ -316,7 +329,7 @@ def heatmap(matrices:np.ndarray|dict, skeleton=None, title:str='', label:str='',
     if len(matrices) > 1: figure.suptitle(title)
     return figure
 
-# %% ../nbs/60_draw.ipynb #d11804b8
+# %% ../nbs/60_draw.ipynb #5b84b94e
 def masked(clip:np.ndarray, skeleton, spatial:np.ndarray|None=None, temporal:np.ndarray|None=None, frames:int=8, title:str='', up:str='y',
            azimuth:float=0., elevation:float=0.)->Figure:
     """A clip under a spatial and a temporal mask.
@@ -334,8 +347,8 @@ def masked(clip:np.ndarray, skeleton, spatial:np.ndarray|None=None, temporal:np.
     shown = np.linspace(0, T - 1, frames).round().astype(int)
     figure = Picture(figsize=(9, 5.4), layout='constrained'); top, bottom = figure.subplots(2, 1, height_ratios=(1, 1.5))
     flat, seen = project(clip, up, azimuth, elevation), visible(clip, skeleton)
-    low, high = _limits(flat, seen); step = high[0] - low[0]
-    for i, t in enumerate(shown): _paint(top, flat[t] + [i*step, 0], seen[t], skeleton, grid[:, t], size=6, alpha=.5 if temporal[t] else 1.)
+    low, high = limits(flat, seen); step = high[0] - low[0]
+    for i, t in enumerate(shown): paint(top, flat[t] + [i*step, 0], seen[t], skeleton, grid[:, t], size=6, alpha=.5 if temporal[t] else 1.)
     top.set(xlim=(low[0], low[0] + step*frames), ylim=(low[1], high[1]), aspect='equal', ylabel='height (m)', title=title)
     top.set_xticks(low[0] + step*(np.arange(frames) + .5), [str(t) for t in shown])
     sight = dict(visible='#56B4E9', hidden='white')

@@ -19,15 +19,15 @@ from .files import InputError
 from .gcn import Extractor
 from .skeleton import Skeleton
 
-# %% ../nbs/32_encoder.ipynb #39f7c6a3
+# %% ../nbs/32_encoder.ipynb #3a7abb7f
 @dataclass(frozen=True)
 class EncoderConfig:
-    """Sizes and parts of the encoder and the projectors; the defaults are the paper's."""
+    """Sizes and parts of the encoder and the projectors; `EncoderConfig()` is the paper's."""
 
-    frames: int = 64             # T, frames of a view; paper
-    channels: int = 64           # C1 of the extractors, hidden layers 4 × this; a multiple of 4; paper (Table 6)
+    frames: int = 64             # T, frames of a view; paper: 64
+    channels: int = 64           # C1 of the extractors, hidden layers 4 × this; a multiple of 4; paper: 64 (Table 6)
     gcn_layers: int = 3          # blocks of each extractor; paper (Table 6)
-    width: int = 2048            # C2, numbers in a clue, equal to channels where nothing is decoupled; paper (Table 6)
+    width: int = 2048            # C2, numbers in a clue, equal to channels where nothing is decoupled; paper: 2048 (Table 6)
     layers: int = 1              # transformer layers; paper (Table 6)
     heads: int = 8               # attention heads, a divisor of width; paper (Table 6)
     dropout: float = 0.1         # in the transformer, probability; official
@@ -53,7 +53,7 @@ class EncoderConfig:
 def _check(holds:bool, field:str, found:object, expected:str)->None:
     if not holds: raise InputError(f'encoder.{field} is {found}, expected {expected}')
 
-# %% ../nbs/32_encoder.ipynb #199380f4
+# %% ../nbs/32_encoder.ipynb #c9566f8e
 class Encoder(nn.Module):
     """Dual-path decoupling encoder (Fig. 3): clips to a spatial and a temporal clue.
 
@@ -102,7 +102,7 @@ class Encoder(nn.Module):
 def _clue(y:Tensor, tokens:Callable[[Tensor], Tensor], decouple:Decoupler|None)->Tensor:
     return pooled(y) if decouple is None else decouple(tokens(y))
 
-
+# %% ../nbs/32_encoder.ipynb #d9c2050f
 class Coordinates(nn.Module):
     """In place of an extractor: the coordinates as they are, (N, C, T, V, M) -> (N, M, C, V, T)."""
 

@@ -121,7 +121,7 @@ def score(said:np.ndarray, true:np.ndarray)->float:
     hit, there = said.argmax(1) == true.argmax(1), true.any(0)
     return 100 * float(np.mean([hit[true[:, k] > 0].mean() for k in np.flatnonzero(there)]))
 
-# %% ../nbs/67_factors.ipynb #0d6f8ef9
+# %% ../nbs/67_factors.ipynb #6965f639
 def probe(codes:np.ndarray, values:pd.Series, train:np.ndarray, test:np.ndarray, groups:np.ndarray|None=None, labels:np.ndarray|None=None,
           parts:Sequence[slice]=())->tuple[float, float, list[float]]:
     """How well a ridge regression reads a factor from codes.
@@ -137,14 +137,14 @@ def probe(codes:np.ndarray, values:pd.Series, train:np.ndarray, test:np.ndarray,
 
     Returns
     -------
-    value, chance : percent; the value is chance where the training side holds one value only.
+    value, chance : percent; the value is chance where the training side holds one value only, or either side none.
     without : the value again, for each of `parts`.
     """
     categorical, there = not pd.api.types.is_numeric_dtype(values), values.notna().to_numpy()
     train, test = train[there[train]], test[there[test]]
     y = pd.get_dummies(values, dtype=float).to_numpy() if categorical else values.to_numpy(float)[:, None]
     chance = 100 / max(2, y[test].any(0).sum()) if categorical else 0.
-    if (y[train] == y[train][0]).all(): return chance, chance, [chance] * len(parts)
+    if not len(train) or not len(test) or (y[train] == y[train][0]).all(): return chance, chance, [chance] * len(parts)
     if labels is not None:
         codes = without_class(codes, labels, train)
         if not categorical: y = without_class(y, labels, train)

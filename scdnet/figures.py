@@ -231,7 +231,7 @@ def gain_figure(after: Mapping[str, float], before: Mapping[str, float], title: 
     axis.set(xlabel=f"gain of top-1 (points); dotted: the mean, {gain['gain'].mean():+.1f}", title=title)
     return figure
 
-# %% ../nbs/68_figures.ipynb #0f92d3e3
+# %% ../nbs/68_figures.ipynb #db14b5d2
 def where(result: Mapping) -> str:
     """Data set and split of a result file."""
     return f"{result['store'].get('dataset') or result['store']['name']}, {PRINTED['split'].get(result['split'], result['split'])}"
@@ -263,7 +263,7 @@ def paper_label_rows(methods: Sequence[str] = METHODS) -> pd.DataFrame:
     return pd.DataFrame({"panel": rows["dataset"] + ", " + rows["split"].replace(PRINTED["split"]), "line": rows["method"] + " (paper)",
                          "share": rows["setting"].str.rstrip("%").astype(float), "top1": rows["value"], "std": np.nan})
 
-
+# %% ../nbs/68_figures.ipynb #5abda334
 def labels_figure(rows: pd.DataFrame) -> Picture:
     """Accuracy against the share of labels, a panel for each `panel`.
 
@@ -468,7 +468,7 @@ def _is_ntu(store: SkeletonStore) -> bool:
     names = pd.read_csv(shipped("class_names.csv")).query("dataset == 'ntu'")["name"].tolist()
     return store.classes[:10] == names[:10]
 
-# %% ../nbs/68_figures.ipynb #f3ab1ef4
+# %% ../nbs/68_figures.ipynb #9a054921
 def run_split(run: str | Path, store: SkeletonStore, split: str | None = None) -> str:
     """`split`, or else the one that the run has learned from.
 
@@ -514,7 +514,7 @@ def write_figures(run: str | Path, store: SkeletonStore, out: str | Path, split:
         write_text(folder / "index.html", album_page(album, run, store, split, command))
     return album
 
-
+# %% ../nbs/68_figures.ipynb #154ef0bd
 def encoded(picture: Picture, kind: str) -> bytes:
     """A picture as the bytes of a PNG or SVG file; the same picture, the same bytes."""
     out = io.BytesIO()

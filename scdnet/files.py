@@ -100,7 +100,7 @@ def write_json(path: str | Path, content: object) -> Path:
     """
     return write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
-# %% ../nbs/00_files.ipynb #0448757b
+# %% ../nbs/00_files.ipynb #d1509d9a
 @contextlib.contextmanager
 def new_folder(path: str | Path, overwrite: bool = False, holds: Sequence[str] = ("*",)) -> Iterator[Path]:
     """Fill a temporary folder beside ``path`` and rename it to ``path`` when the body has succeeded.
@@ -148,7 +148,7 @@ def new_folder(path: str | Path, overwrite: bool = False, holds: Sequence[str] =
         raise
     _sync(path.parent)
 
-
+# %% ../nbs/00_files.ipynb #dc07c6dc
 def _refuse_existing(path: Path, overwrite: bool) -> None:
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path}: exists already; choose another place or give --overwrite")

@@ -95,7 +95,7 @@ def _pointwise_parameters(subsets:int, outputs:int, inputs:int)->tuple[nn.Parame
     weight = torch.randn(subsets, outputs, inputs) * math.sqrt(2 / outputs)
     return nn.Parameter(weight), nn.Parameter(torch.zeros(subsets, outputs))
 
-# %% ../nbs/30_gcn.ipynb #ae395918
+# %% ../nbs/30_gcn.ipynb #d3afadd9
 Counts = tuple[Tensor, int]     # (B,) how many samples each one stands for; and how many of them, the first ones, count once
 
 
@@ -132,7 +132,7 @@ class WeightedNorm(torch.autograd.Function):
         grad_x += multiply_add(x, by_x, torch.zeros_like(by_x))
         return grad_x, None, None, along, total, None
 
-
+# %% ../nbs/30_gcn.ipynb #c37549cb
 def multiply_add(x:Tensor, factor:Tensor, term:Tensor)->Tensor:
     """factor · x + term in one pass: x (B, C, V, T), factor and term (B, C)."""
     rows, (zero, one) = x.reshape(1, -1, *x.shape[2:]), (make(factor.numel(), dtype=factor.dtype, device=x.device) for make in (torch.zeros, torch.ones))

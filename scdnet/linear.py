@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'features', 'joined', 'check_layout', 'calibrate', 'raw_features', 'LinearConfig', 'accuracy', 'Probe',
-           'fit_probe', 'hold_outs', 'choose_rate', 'labelled_sides', 'linear_probe', 'summarise', 'class_by_class',
-           'evaluate_linear']
+           'fit_probe', 'hold_outs', 'probe_rates', 'choose_rate', 'labelled_sides', 'linear_probe', 'summarise',
+           'class_by_class', 'evaluate_linear']
 
 # %% ../nbs/50_linear.ipynb #a497ef96
 from collections import Counter
@@ -26,7 +26,7 @@ from .pretrain import learning_rate, OptimConfig, seed_of
 from .ranks import gather, rank, share, world_size
 from .store import SkeletonStore
 
-# %% ../nbs/50_linear.ipynb #51176b2f
+# %% ../nbs/50_linear.ipynb #461c5db2
 def features(encoder:Encoder, store:SkeletonStore, indices:np.ndarray|None=None, stream:str='joint', batch_size:int=64, progress:bool=False)->dict[str, Tensor]:
     """Clues of clips of a store, from an encoder in evaluation mode.
 
@@ -61,7 +61,7 @@ def features(encoder:Encoder, store:SkeletonStore, indices:np.ndarray|None=None,
     spatial, temporal = gather(mine, [len(range(len(indices))[part]) for part in parts]).unbind(1)
     return {'spatial': spatial.contiguous(), 'temporal': temporal.contiguous()}
 
-
+# %% ../nbs/50_linear.ipynb #da4c96d3
 def _parts(clips:int, batch_size:int)->list[slice]:
     "Which of the clips each rank takes: whole batches, the same as one process would make, so that not a bit depends on the number of ranks."
     batches = -(-clips // batch_size)
@@ -180,7 +180,7 @@ def fit_probe(x:Tensor, y:Tensor, x_test:Tensor, y_test:Tensor, classes:int, con
         test_top1.append(accuracy(scores, y_test))
     return Probe(scores, test_top1, lr)
 
-# %% ../nbs/50_linear.ipynb #979f1336
+# %% ../nbs/50_linear.ipynb #d0bbbfab
 def hold_outs(labels:np.ndarray, subjects:np.ndarray|None, folds:int, seed:int)->list[np.ndarray]:
     """Masks (n,) of the clips held out of a training side in turn: whole subjects where there are three or more, else stratified parts.
 
@@ -199,14 +199,33 @@ def hold_outs(labels:np.ndarray, subjects:np.ndarray|None, folds:int, seed:int)-
     splitter = StratifiedKFold(int(min(folds, fewest)), shuffle=True, random_state=seed)
     return [np.isin(np.arange(len(labels)), held) for _, held in splitter.split(labels, labels)]
 
+# %% ../nbs/50_linear.ipynb #1fa1479d
+def probe_rates(x:Tensor, y:Tensor, x_test:Tensor, y_test:Tensor, classes:int, config:LinearConfig, rates:Sequence[float])->list[float]:
+    """Test top-1 (%) after the last epoch of `fit_probe` for each of several rates, all trained side by side; arguments as there."""
+    generator, schedule = torch.Generator().manual_seed(seed_of(config.seed, 5)), OptimConfig(lr=1., drops=config.drops)
+    weight = (0.01 * torch.randn(classes, x.shape[1], generator=generator)).to(x.device).repeat(len(rates), 1)       # (rates · classes, D)
+    bias, rate = weight.new_zeros(len(weight)), torch.tensor(rates, device=x.device).repeat_interleave(classes)
+    speed, bias_speed = torch.zeros_like(weight), torch.zeros_like(bias)
+    for epoch in range(config.epochs):
+        lr = rate * learning_rate(schedule, epoch / config.epochs)
+        for batch in torch.randperm(len(x), generator=generator).to(x.device).split(config.batch_size):
+            grad = F.linear(x[batch], weight, bias).unflatten(1, (len(rates), classes)).softmax(2)
+            grad -= F.one_hot(y[batch], classes)[:, None]
+            grad = grad.flatten(1) / len(batch)
+            speed.mul_(0.9).addmm_(grad.T, x[batch])
+            bias_speed.mul_(0.9).add_(grad.sum(0))
+            weight -= lr[:, None] * speed
+            bias -= lr * bias_speed
+    return [accuracy(scores, y_test) for scores in F.linear(x_test, weight, bias).unflatten(1, (len(rates), classes)).unbind(1)]
+
 
 def choose_rate(x:Tensor, y:Tensor, held:Sequence[np.ndarray], classes:int, config:LinearConfig)->float:
     """The rate of `config.rates` whose probes, each trained without one of the held-out parts, do best on those parts on average."""
-    def score(lr, mask): return fit_probe(x[~mask], y[~mask], x[mask], y[mask], classes, config, lr).test_top1[-1]
     masks = [torch.from_numpy(h) for h in held]
-    return config.rates[int(np.argmax([np.mean([score(lr, mask) for mask in masks]) for lr in config.rates]))]
+    scores = [probe_rates(x[~mask], y[~mask], x[mask], y[mask], classes, config, config.rates) for mask in masks]
+    return config.rates[int(np.argmax(np.mean(scores, 0)))]
 
-
+# %% ../nbs/50_linear.ipynb #fd5efac0
 def labelled_sides(store:SkeletonStore, split:str)->tuple[np.ndarray, np.ndarray]:
     """Indices of the training and of the test clips.
 

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['spatial_mask', 'temporal_mask', 'hide']
 
-# %% ../nbs/20_masking.ipynb #1c43e429
+# %% ../nbs/20_masking.ipynb #779c675e
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
@@ -22,8 +23,8 @@ def _mark(indices: Tensor, size: int) -> Tensor:
 
 _walks = lru_cache(maxsize=16)(adjacency_power)                                        # D = P^n, the same in every step of a run
 
-# %% ../nbs/20_masking.ipynb #be65116f
-def spatial_mask(skeleton: Skeleton, count: int, generator: Generator, n: int = 2, k: int = 8, seeds: int = 5,
+# %% ../nbs/20_masking.ipynb #24c03a75
+def spatial_mask(skeleton: Skeleton, count: int, generator: Generator, n: int = 2, k: int = 8, seeds: int | Sequence[int] = 5,
                  structural: bool = True) -> Tensor:
     """Joints to hide, `k` for each of `count` clips (paper, Sec. 3.4; number of seeds and ties: official, ours).
 
@@ -37,7 +38,7 @@ def spatial_mask(skeleton: Skeleton, count: int, generator: Generator, n: int = 
     generator : of the CPU; the masks are then the same for every device.
     n : steps of a walk, 0 or more.
     k : joints to hide, 0 to V.
-    seeds : joints to start from, 1 or more.
+    seeds : how many joints to start from, 1 or more; or which, the same for all clips.
     structural : False for the unstructured mask of the same size.
 
     Returns
@@ -49,14 +50,14 @@ def spatial_mask(skeleton: Skeleton, count: int, generator: Generator, n: int = 
     InputError
         If `k` or `seeds` is out of range.
     """
-    joints = skeleton.num_joints
+    joints, given = skeleton.num_joints, isinstance(seeds, Sequence)
     if not 0 <= k <= joints:
         raise InputError(f"spatial mask: k is {k}, expected 0 to {joints}, the joints of skeleton {skeleton.name!r}")
-    if seeds < 1:
-        raise InputError(f"spatial mask: seeds is {seeds}, expected 1 or more")
+    if not (seeds and all(0 <= seed < joints for seed in seeds) if given else seeds >= 1):
+        raise InputError(f"spatial mask: seeds is {seeds}, expected 1 or more" + f" of the joints 0 to {joints - 1}" * given)
     scores = torch.zeros(count, joints, dtype=torch.float64)
     if structural:
-        chosen = torch.randint(joints, (count, seeds), generator=generator)
+        chosen = torch.tensor(seeds).expand(count, -1) if given else torch.randint(joints, (count, seeds), generator=generator)
         scores += _walks(skeleton, n)[chosen].sum(1)                                   # (N, seeds, V) -> (N, V)
     ties = torch.rand(count, joints, generator=generator, dtype=torch.float64)         # below 1: never outweighs a walk
     return _mark((scores + ties).topk(k).indices, joints)

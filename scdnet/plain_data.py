@@ -82,7 +82,7 @@ def plain_preprocess(clip:np.ndarray, skeleton:Skeleton, persons:int=2)->np.ndar
                 for v in range(kept.shape[2]): kept[t, m, v] = rotation @ kept[t, m, v]
     return kept.astype(np.float32)
 
-# %% ../nbs/57_plain_data.ipynb #76b413fc
+# %% ../nbs/57_plain_data.ipynb #697229e2
 def plain_resize(clip:np.ndarray, size:int)->np.ndarray:
     """Linear interpolation in time: (L, M, V, C) -> (size, M, V, C)."""
     position = np.maximum((np.arange(size) + 0.5) * len(clip) / size - 0.5, 0)
@@ -118,7 +118,7 @@ def plain_shear(config:ViewConfig, rng:np.random.Generator)->np.ndarray:
     np.fill_diagonal(shear, 1)
     return shear
 
-
+# %% ../nbs/57_plain_data.ipynb #cda98668
 def plain_joints(power:np.ndarray, config:ViewConfig, rng:np.random.Generator)->np.ndarray:
     """The joints that a structural mask hides; `power` (V, V) counts walks."""
     scores = power[rng.integers(len(power), size=config.spatial_seeds)].sum(0) + rng.random(len(power))
@@ -153,7 +153,7 @@ def plain_view(clip:np.ndarray, order:list[int], power:np.ndarray, config:ViewCo
     if rng.random() < config.p: view[plain_frames(size, config, rng)] = 0
     return np.ascontiguousarray(view.transpose(3, 0, 2, 1))
 
-
+# %% ../nbs/57_plain_data.ipynb #9d65e373
 class PlainViews(Dataset):
     """Two random views of each clip, for a `DataLoader` with as many workers as one likes.
 

@@ -42,16 +42,16 @@ from .ranks import average_gradients, check_device, is_first, launch, mean, once
 from .skeleton import Skeleton
 from .store import SkeletonStore
 
-# %% ../nbs/42_pretrain.ipynb #7a9ca2c3
+# %% ../nbs/42_pretrain.ipynb #dd73ddc9
 @dataclass(frozen=True)
 class OptimConfig:
     """Optimiser and schedule of the learning rate."""
 
-    name: Literal['sgd', 'adamw'] = 'sgd'            # official; adamw: ours
-    lr: float = 0.01                                 # at the start, or after the warm-up; official
+    name: Literal['sgd', 'adamw'] = 'sgd'            # sgd: official; adamw: ours
+    lr: float = 0.01                                 # at the start, or after the warm-up; official: 0.01
     momentum: float = 0.9                            # of SGD; official
-    weight_decay: float = 1e-4                       # official
-    schedule: Literal['step', 'cosine'] = 'step'     # step: ÷ 10 at each of `drops`; official. cosine to zero: ours
+    weight_decay: float = 1e-4                       # official: 1e-4
+    schedule: Literal['step', 'cosine'] = 'step'     # step: ÷ 10 at each of `drops`, official; cosine: to zero, ours
     drops: tuple[float, ...] = (351 / 451,)          # when, as shares of the run; official
     warmup: float = 0.0                              # share of the run in which the rate rises from zero; official: none
 
@@ -65,15 +65,15 @@ class OptimConfig:
 class PretrainConfig:
     """Everything that decides how a run goes, but for the data."""
 
-    epochs: int = 451                                # official
-    batch_size: int = 64                             # clips, of all ranks together; official
+    epochs: int = 451                                # official: 451
+    batch_size: int = 64                             # clips, of all ranks together; official: 64
     seed: int = 0                                    # of weights, views and dropout
     stream: Literal['joint', 'bone', 'motion'] = 'joint'
     device: str = 'auto'                             # auto: the first CUDA GPU, else the CPU
     precision: Literal['fp32', 'bf16'] = 'fp32'      # bf16: matrix products under autocast, the rest in float32
     compile: bool = False                            # torch.compile the two branches; the first steps then take minutes
-    queue_size: int = 8192                           # K, keys in each queue; paper (2048 for PKU-MMD I)
-    key_momentum: float = 0.999                      # m of Eq. 1; paper
+    queue_size: int = 8192                           # K, keys in each queue; paper: 8192, but 2048 for PKU-MMD I
+    key_momentum: float = 0.999                      # m of Eq. 1; paper: 0.999
     temperature: float = 0.2                         # τ of Eq. 8; paper
     granularity: Granularity = 'stg'                 # which clues the loss compares: spatial, temporal and global, or the first two alone; paper (Table 7)
     loss: Loss = 'interactive'                       # where a query looks for its key: in another domain, in its own (instance), or both; paper (Table 7)
@@ -92,11 +92,11 @@ class PretrainConfig:
         if not 0 < self.temperature < math.inf: raise InputError(f'temperature is {self.temperature}, expected more than 0')
         if self.seed < 0: raise InputError(f'seed is {self.seed}, expected 0 or more')
 
-# %% ../nbs/42_pretrain.ipynb #67256bce
+# %% ../nbs/42_pretrain.ipynb #82ee7012
 PRESETS = {
     'paper': PretrainConfig(),
     'demo': PretrainConfig(
-        epochs=24, batch_size=32, precision='bf16', queue_size=128, key_momentum=0.99,
+        epochs=32, batch_size=32, precision='bf16', queue_size=128, key_momentum=0.99,
         encoder=EncoderConfig(frames=32, channels=16, width=256, projector_norm=True),
         view=ViewConfig(crop_least=16, shear_amount=0.3),
         optim=OptimConfig(name='adamw', lr=5e-4, weight_decay=1e-2, schedule='cosine', warmup=0.05)),
@@ -383,7 +383,7 @@ def check_same(run:Path, now:dict)->None:
     changed = list(_changes(trim(before), trim(now)))
     if changed: raise InputError(f'{run}: cannot resume with other options: {"; ".join(changed)}')
 
-# %% ../nbs/42_pretrain.ipynb #0b359476
+# %% ../nbs/42_pretrain.ipynb #b4741749
 def pretrain(store:SkeletonStore, split:str, config:PretrainConfig, out:str|Path, preset:str='', resume:bool=False,
              overwrite:bool=False, progress:bool=True)->Path:
     """Pretrain an encoder on the training side of a split, without its labels.
@@ -421,7 +421,7 @@ def pretrain(store:SkeletonStore, split:str, config:PretrainConfig, out:str|Path
     once(lambda: save_encoder(state.model.query.encoder, out))
     return out
 
-
+# %% ../nbs/42_pretrain.ipynb #4775a4dd
 def _open_run(out:Path, now:dict, resume:bool, overwrite:bool)->tuple[bool, bool]:
     "Make the folder of a run, or find the one to go on with; returns whether to go on, and whether there is a run."
     mine = launch() is not None and restarted() and (out / 'config.json').is_file() and read_config(out).get('launch') == launch()

@@ -212,7 +212,7 @@ def page(title: str, lead: str, sections: Iterable[tuple[str, str, str]], footer
             f"<body><main><header><h1>{escape(title)}</h1><p>{escape(lead)}</p></header>\n{body}\n"
             f"<footer>{escape(footer)}</footer></main></body></html>\n")
 
-# %% ../nbs/61_report.ipynb #062fbd41
+# %% ../nbs/61_report.ipynb #6082f7ef
 FOOTER = ("Written by scdnet. Made-up people, made-up recordings: no dataset is needed to make this page. "
           "SCD-Net: Wu et al., AAAI 2024.")
 
@@ -225,7 +225,7 @@ def _movement(samples: Mapping[str, np.ndarray], skeleton: Skeleton, up: str) ->
     key = f'<p class="note key"><span style="color:{draw.LEFT}">left</span> and <span style="color:{draw.RIGHT}">right</span> of the body</p>'
     return f"{key}{player}{strips}"
 
-
+# %% ../nbs/61_report.ipynb #449530cd
 def write_report(path: str | Path, *, results: Mapping, classes: Sequence[str], skeleton: Skeleton, samples: Mapping[str, np.ndarray],
                  masks: tuple[np.ndarray, np.ndarray], metrics: pd.DataFrame, clues: Sequence[PairClues], per_class: pd.DataFrame,
                  deviations: pd.DataFrame, up: str = "z") -> Path:

@@ -301,7 +301,7 @@ class SkeletonStore:
                 writer.close()
         return cls.open(path)
 
-# %% ../nbs/18_store.ipynb #7207390c
+# %% ../nbs/18_store.ipynb #c3c04135
 def _read_meta(path: Path) -> dict:
     """`meta.json`, with the fields that `open` needs checked."""
     if not path.is_dir():
@@ -324,7 +324,7 @@ def _read_meta(path: Path) -> dict:
             raise InputError(f"{file}: field {key!r} is {meta.get(key)!r}, expected {kind.__name__}")
     return meta
 
-
+# %% ../nbs/18_store.ipynb #693bbac2
 def _read_frames(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     """`frames.npy` as a memory map of the expected shape."""
     file = path / "frames.npy"
@@ -360,7 +360,7 @@ def _read_clips(path: Path, meta: dict) -> pd.DataFrame:
     _check_recorded_splits(path / "meta.json", meta["splits"], set(clips["name"]))
     return clips
 
-
+# %% ../nbs/18_store.ipynb #a910adf9
 def _check_recorded_splits(file: Path, splits: dict, names: set[str]) -> None:
     """The splits of `meta.json` must be a known rule set, lists of clips that are there, or both."""
     rule, lists = splits.get("rule"), splits.get("lists", {})

@@ -45,7 +45,7 @@ def fuse(scores:Mapping[str, Tensor], weights:Mapping[str, float]=WEIGHTS)->Tens
     if len(shapes := {tuple(x.shape) for x in scores.values()}) > 1: raise InputError(f'the scores of the streams are of shapes {sorted(shapes)}, expected one shape')
     return sum(weight * scores[stream].double().softmax(1) for stream, weight in weights.items())
 
-# %% ../nbs/54_streams.ipynb #de92924b
+# %% ../nbs/54_streams.ipynb #ded0897a
 def by_stream(runs:Sequence[str|Path])->dict[str, Path]:
     """stream -> run, in the order of `WEIGHTS`.
 
@@ -96,7 +96,7 @@ def evaluate_streams(protocol:str, runs:Sequence[str|Path], store:SkeletonStore,
     kinds = opinions['joint']
     return {kind: _fused(protocol, {stream: kinds[kind] for stream, kinds in opinions.items()}, store, split, seed) for kind in kinds}
 
-
+# %% ../nbs/54_streams.ipynb #c9be8d42
 def _linear(run:Path, store:SkeletonStore, split:str, epochs:int|None, seed:int, kinds:Sequence[str], device:str, progress:bool)->dict[str, tuple[dict, Fit]]:
     "The linear protocol on each kind of features of a run; a baseline's learning rate is always chosen inside the training side."
     config, found = linear_config(run, epochs, seed), all_features(run, store, split, kinds, device, progress)

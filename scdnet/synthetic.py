@@ -750,7 +750,7 @@ def write_skeleton(file:str|Path|io.TextIOBase, take:Take):
     if hasattr(file, 'write'): file.write(skeleton_text(take))
     else: Path(file).write_text(skeleton_text(take), encoding='ascii', newline='\n')
 
-# %% ../nbs/11_synthetic.ipynb #6e36bace
+# %% ../nbs/11_synthetic.ipynb #fdee6492
 @lru_cache(maxsize=1)
 def _missing()->frozenset:
     try: return frozenset(pd.read_csv(shipped('ntu_missing_skeletons.csv')).iloc[:, 0].astype(str))
@@ -794,7 +794,7 @@ def synthesize(out:str|Path, seed:int=0, config:MannequinConfig=MannequinConfig(
     """
     takes = plan(config, seed)
     workers = min(workers or os.cpu_count() or 1, 16, max(1, len(takes)//50))
-    with new_folder(out, overwrite=overwrite) as folder:
+    with new_folder(out, overwrite, holds=("*.skeleton", "factors.csv")) as folder:
         jobs = [(str(folder), seed, config, t) for t in takes]
         bar = partial(tqdm, total=len(jobs), desc='synthesize', unit='file', disable=not progress)
         if workers == 1: rows = list(bar(map(_write_one, jobs)))

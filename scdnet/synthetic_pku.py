@@ -168,7 +168,7 @@ def video_text(frames: np.ndarray) -> str:
     line = " ".join(["%.6f"] * frames[0].size) + "\n"
     return "".join([line % tuple(row) for row in frames.reshape(len(frames), -1).tolist()])
 
-# %% ../nbs/11_synthetic_pku.ipynb #3ce3a32f
+# %% ../nbs/11_synthetic_pku.ipynb #76cb9168
 def synthesize_pku(out: str | Path, seed: int = 0, part: int = 1, videos: int = 12, workers: int | None = None, overwrite: bool = False,
                    progress: bool = True) -> Path:
     """Write a folder of PKU-MMD files: skeletons, labels and split files.
@@ -217,7 +217,7 @@ def synthesize_pku(out: str | Path, seed: int = 0, part: int = 1, videos: int = 
         _write_splits(folder / "Split", names)
     return Path(out)
 
-
+# %% ../nbs/11_synthetic_pku.ipynb #7b8caa2d
 def _write_video(job: tuple[Path, str, int]) -> None:
     folder, name, seed = job
     video = perform_video(name, seed)

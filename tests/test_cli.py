@@ -1,6 +1,8 @@
 """The command line: exit codes, one line on stderr for a mistake, and nothing half-written."""
+import inspect
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,6 +18,7 @@ from commands import assert_mistake, program, scdnet, table, tree
 
 from scdnet.cli import COMMANDS, PROTOCOLS, main, outcome
 from scdnet.files import InputError
+from scdnet.pretrain import PRESETS
 from scdnet.skeleton import KINECT20, NTU25
 from scdnet.store import SkeletonStore
 from scdnet.synthetic import MannequinConfig, synthesize
@@ -50,6 +53,14 @@ def test_help_is_quick_and_names_every_command():
 def test_each_command_has_help(words):
     done = scdnet(*words, "--help")
     assert done.returncode == 0 and "usage: scdnet " + " ".join(words) in done.stdout and "Example" in done.stdout
+
+
+def test_help_does_not_call_a_number_of_the_demo_the_papers():
+    paper, demo = PRESETS["paper"], PRESETS["demo"]
+    for one, other in ((paper, demo), *((getattr(paper, part), getattr(demo, part)) for part in ("encoder", "view", "optim"))):
+        comments = dict(re.findall(r"^    (\w+): .*# (.*)$", inspect.getsource(type(one)), re.MULTILINE))
+        wrong = {name: comment for name, comment in comments.items() if re.search(r"(^|[;,] )(paper|official)( \(.*\))?$", comment)}
+        assert comments and not {name: comment for name, comment in wrong.items() if getattr(one, name) != getattr(other, name)}
 
 
 def test_synthesize_same_seed_same_bytes(monkeypatch, tmp_path):
@@ -220,6 +231,25 @@ def test_resume_refuses_other_options_and_keeps_the_run(run, store):
 def test_resume_starts_anew_where_there_is_nothing(store, run, tmp_path):
     done = scdnet("pretrain", "--store", store, "--split", "xsub", "--out", tmp_path / "run", *TINY, "--resume")
     assert done.returncode == 0 and "anew" in done.stderr
+    assert (tmp_path / "run" / "encoder.safetensors").read_bytes() == (run / "encoder.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("sent, code, said", [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")])
+def test_a_stopped_run_says_how_it_goes_on(sent, code, said, run, store, tmp_path, monkeypatch):
+    from scdnet.pretrain import Pretraining
+    words, step = ["pretrain", "--store", store, "--split", "xsub", "--out", tmp_path / "run", *TINY], Pretraining.step
+
+    def stopped(state):
+        if state.steps_done == 4:                                                               # of six
+            os.kill(os.getpid(), sent)
+        return step(state)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Pretraining, "step", stopped)
+        done = scdnet(*words)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert done.stderr == f"scdnet: {said}; the same command with --resume goes on from the last checkpoint\n"
+    assert scdnet(*words, "--resume").returncode == 0
     assert (tmp_path / "run" / "encoder.safetensors").read_bytes() == (run / "encoder.safetensors").read_bytes()
 
 

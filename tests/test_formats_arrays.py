@@ -1,6 +1,7 @@
 """Other people's arrays (PYSKL, CTR-GCN, AGCN): round trips, bad input, and pickles that mean harm."""
 import contextlib
 import csv
+import gc
 import io
 import pickle
 import pickletools
@@ -8,6 +9,7 @@ import resource
 import struct
 import subprocess
 import sys
+import warnings
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +20,7 @@ import pytest
 from scdnet import prepare
 from scdnet.cli import main
 from scdnet.files import InputError
-from scdnet.formats.arrays import Array, load_pickle, unpad
+from scdnet.formats.arrays import Array, archive_members, load_pickle, unpad
 from scdnet.formats.base import Entry
 from scdnet.preprocess import preprocess
 from scdnet.store import SkeletonStore
@@ -446,6 +448,19 @@ def test_a_file_that_changes_is_read_anew(tmp_path):
     for value in (1, 2):
         np.save(tmp_path / "x.npy", np.full((3, 2), value))
         assert (Array(str(tmp_path / "x.npy")).rows(1, 3) == value).all()
+
+
+def test_files_are_closed(tmp_path):
+    """Few stay open, and what isn't kept is closed, with the archives that it lies in."""
+    gc.collect()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", ResourceWarning)
+        for i, save in enumerate([np.savez, np.savez_compressed] * 6):
+            save(tmp_path / f"{i}.npz", x=np.eye(3))
+            assert archive_members(Entry(str(tmp_path / f"{i}.npz"))) == ["x.npy"]
+            assert (Array(str(tmp_path / f"{i}.npz"), ("x.npy",)).rows(0, 3) == np.eye(3)).all()
+        gc.collect()
+    assert not [warning for warning in told if str(tmp_path) in str(warning.message)]
 
 
 MEMORY = """

@@ -52,6 +52,12 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def one(folder):
+    """What one process makes of it."""
+    return pretrain(SkeletonStore.open(folder / "store"), "half", CONFIG, folder / "one", progress=False)
+
+
 def halves(state):
     """A step in which each half of the batch meets the model alone, in one process: the plain twin of local statistics."""
     model, (_, view_q, view_k) = state.model, state.batches(0)
@@ -111,7 +117,7 @@ def test_features_are_those_of_one_process(folder):
         torch.testing.assert_close(first[kind], one[kind], rtol=1e-4, atol=1e-4)     # statistics were taken in another order
 
 
-def test_two_then_one_then_two_ranks(folder):
+def test_two_then_one_then_two_ranks(folder, one):
     """A run that two ranks began: one process goes on with it, then two again, and it is the run of one process."""
     store, run = SkeletonStore.open(folder / "store"), folder / "run"
     assert len((run / "metrics.jsonl").read_text().splitlines()) == 3              # stopped in the fourth epoch
@@ -122,8 +128,8 @@ def test_two_then_one_then_two_ranks(folder):
         done = program(*words, env=ENVIRONMENT) if epochs == 2 else torchrun("-m", "scdnet", *words)
         assert done.returncode == 0 and "going on after step" in done.stderr, done.stderr
     two = pd.read_json(run / "metrics.jsonl", lines=True)
-    one = pd.read_json(pretrain(store, "half", CONFIG, folder / "one", progress=False) / "metrics.jsonl", lines=True)
-    assert two.epoch.tolist() == [1, 2, 3, 4] and np.allclose(two.loss[:2], one.loss[:2], atol=1e-2) and np.isfinite(two.loss).all()
+    alone = pd.read_json(one / "metrics.jsonl", lines=True)
+    assert two.epoch.tolist() == [1, 2, 3, 4] and np.allclose(two.loss[:2], alone.loss[:2], atol=1e-2) and np.isfinite(two.loss).all()
 
 
 def test_other_statistics_are_another_run(folder):
@@ -158,12 +164,12 @@ def test_a_killed_rank_is_restarted_from_the_checkpoint(folder):
     assert all(torch.isfinite(value).all() for value in weights.values())
 
 
-def test_a_restart_does_not_touch_the_run_of_somebody_else(folder):
-    config = (folder / "one/config.json").read_bytes()
-    done = torchrun("--max-restarts", 1, "-m", "scdnet", "pretrain", "--store", folder / "store", "--split", "half", "--out", folder / "one", *SIZES,
+def test_a_restart_does_not_touch_the_run_of_somebody_else(folder, one):
+    config = (one / "config.json").read_bytes()
+    done = torchrun("--max-restarts", 1, "-m", "scdnet", "pretrain", "--store", folder / "store", "--split", "half", "--out", one, *SIZES,
                     "--epochs", 4, "--batch-stats", "sync")
-    assert done.returncode == 1 and [*set(ours(done.stderr))] == [f"scdnet: {folder / 'one'}: exists already; --resume goes on with it, --overwrite replaces it"]
-    assert (folder / "one/config.json").read_bytes() == config
+    assert done.returncode == 1 and [*set(ours(done.stderr))] == [f"scdnet: {one}: exists already; --resume goes on with it, --overwrite replaces it"]
+    assert (one / "config.json").read_bytes() == config
 
 
 @pytest.mark.parametrize("words, complaint", [
@@ -177,10 +183,10 @@ def test_a_mistake_is_told_once(folder, words, complaint):
     assert "exitcode  : 2" in done.stderr and not (folder / "never").exists()
 
 
-def test_ranks_share_a_protocol(folder):
-    words = ["evaluate", "knn", "--run", folder / "one", "--store", folder / "store", "--split", "half", "--device", "cpu", "--out"]
-    two, one = torchrun("-m", "--", "scdnet", *words, folder / "two.json"), program(*words, folder / "one.json", env=ENVIRONMENT)
-    assert two.returncode == one.returncode == 0 and two.stdout == one.stdout, two.stderr
+def test_ranks_share_a_protocol(folder, one):
+    words = ["evaluate", "knn", "--run", one, "--store", folder / "store", "--split", "half", "--device", "cpu", "--out"]
+    two, alone = torchrun("-m", "--", "scdnet", *words, folder / "two.json"), program(*words, folder / "one.json", env=ENVIRONMENT)
+    assert two.returncode == alone.returncode == 0 and two.stdout == alone.stdout, two.stderr
     results = [json.loads((folder / name).read_text()) for name in ("two.json", "one.json")]
     for result in results:
         assert result.pop("hours") > 0 and result["machine"].pop("date")                  # two clocks

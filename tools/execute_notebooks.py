@@ -37,6 +37,9 @@ def main():
         client = Flagged(notebook, timeout=3600, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}, store_widget_state=False)
         client.skip = frozenset(known - set(given.flags.split(",")))
         client.execute()
+        for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
+            if "image/png" in output.get("data", {}):              # a live widget ends with its kernel; its picture stays
+                output.data.pop("application/vnd.jupyter.widget-view+json", None)
         nbformat.write(notebook, path)
         print(f"{path}: {path.stat().st_size // 1024} kB", file=sys.stderr)
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['NEVER', 'ROW', 'ROUNDING', 'NOBODY', 'PADDING', 'LABELS', 'BLOCK', 'brief', 'load_pickle', 'Array', 'archive_members',
-           'loop_length', 'unpad', 'finish_clip', 'is_ntu', 'check_labels', 'choose_classes', 'ntu_rule', 'skeleton_of',
-           'the_file', 'as_list', 'Block', 'cut_blocks', 'read_block']
+           'read_npy_header', 'loop_length', 'unpad', 'finish_clip', 'is_ntu', 'check_labels', 'choose_classes',
+           'ntu_rule', 'skeleton_of', 'the_file', 'as_list', 'Block', 'cut_blocks', 'read_block']
 
 # %% ../../nbs/15_formats_arrays.ipynb #e44b04f5
 import contextlib
@@ -82,7 +82,7 @@ def _check_parts(content: bytes, kind: _Kind, shape: tuple) -> None:
     if math.prod(shape) * kind.dtype.itemsize != len(content):
         _refuse(f"{len(content)} bytes", f"shape {shape} of {kind.dtype}")
 
-# %% ../../nbs/15_formats_arrays.ipynb #45020b77
+# %% ../../nbs/15_formats_arrays.ipynb #5b19b464
 class _Budget:
     """Bytes that may still be built: a file of plain arrays never makes more than it holds."""
 
@@ -107,7 +107,7 @@ class _Function:
     def __setstate__(self, state: object) -> None:
         _refuse("a change of a function", "arrays")
 
-
+# %% ../../nbs/15_formats_arrays.ipynb #25f33d1d
 def _functions(budget: _Budget) -> dict[str, object]:
     """What a pickle may fetch, by the names that Python 2 and 3 and NumPy 1 and 2 write."""
     def blank(word, shape, code):
@@ -262,18 +262,18 @@ class Array:
         """Rows `start` to `stop` (exclusive), in the type of the file; InputError if they cannot be read."""
         return _opened(self).rows(start, stop)
 
-# %% ../../nbs/15_formats_arrays.ipynb #6d5bff8d
+# %% ../../nbs/15_formats_arrays.ipynb #d3701c9e
 class _Open:
     """An open array; belongs to one process."""
 
     def __init__(self, array: Array):
-        with _failures(array.label):
-            self.label, (self.file, size) = array.label, _dig(array.path, array.members)
-            self.shape, self.dtype = _read_header(self.file, self.label)
+        self.label, self.closing = array.label, contextlib.ExitStack()
+        with _failures(self.label):
+            self.file, size = _dig(array.path, array.members, self.closing)
+            self.shape, self.dtype, by_columns = read_npy_header(self.file, size, self.label)
             self.start, self.row = self.file.tell(), self.dtype.itemsize * math.prod(self.shape[1:])
-        if size != self.start + self.row * self.shape[0]:
-            raise InputError(f"{self.label}: {size} bytes, expected {self.start + self.row * self.shape[0]} "
-                             f"for an array of shape {_short(self.shape)} of {self.dtype}")
+        if by_columns and len(self.shape) > 1:
+            raise InputError(f"{self.label}: its numbers are in column order, expected row order; save it again with numpy.ascontiguousarray")
         if self.row > ROW:
             raise InputError(f"{self.label}: {self.row} bytes in each of its {self.shape[0]} rows, expected at most {ROW}")
 
@@ -285,6 +285,9 @@ class _Open:
         if len(content) != count * self.row:
             raise InputError(f"{self.label}: ends in row {start + len(content) // max(1, self.row)}, expected {self.shape[0]} rows")
         return np.frombuffer(content, self.dtype).reshape(count, *self.shape[1:])
+
+    def __del__(self) -> None:
+        self.closing.close()                                                      # once it is kept no longer
 
 
 def _opened(array: Array) -> _Open:
@@ -298,15 +301,15 @@ def _keep(array: Array, process: int, status: tuple) -> _Open:
     """The file stays open and at its place. Another process, or a file that has changed, opens anew."""
     return _Open(array)
 
-# %% ../../nbs/15_formats_arrays.ipynb #80d4a422
-def _dig(path: str, members: Sequence[str]) -> tuple[io.BufferedIOBase, int]:
-    """A file to read from, and its size."""
-    file, size = open(path, "rb"), os.path.getsize(path)
+# %% ../../nbs/15_formats_arrays.ipynb #9db33536
+def _dig(path: str, members: Sequence[str], closing: contextlib.ExitStack) -> tuple[io.BufferedIOBase, int]:
+    """A file to read from, and its size; `closing` closes it, and what it lies in."""
+    file, size = closing.enter_context(open(path, "rb")), os.path.getsize(path)
     for member in members:
-        archive = zipfile.ZipFile(file)
+        archive = closing.enter_context(zipfile.ZipFile(file))
         info = archive.getinfo(member)
         stored = info.compress_type == zipfile.ZIP_STORED and not info.flag_bits & 1                      # bit 0: encrypted
-        file, size = io.BufferedReader(_Part(file, info)) if stored else archive.open(info), info.file_size
+        file, size = closing.enter_context(io.BufferedReader(_Part(file, info)) if stored else archive.open(info)), info.file_size
     return file, size
 
 
@@ -339,32 +342,44 @@ class _Part(io.RawIOBase):
 
 def archive_members(entry: Entry) -> list[str]:
     """Names in an entry that is itself an archive, such as an `.npz`; InputError if it isn't one or a name points outside."""
-    with _failures(entry.label):
-        file, _ = _dig(entry.path, [] if entry.member is None else [entry.member])
-        with file, zipfile.ZipFile(file) as archive:
-            names = archive.namelist()
+    with _failures(entry.label), contextlib.ExitStack() as closing:
+        file, _ = _dig(entry.path, [] if entry.member is None else [entry.member], closing)
+        names = closing.enter_context(zipfile.ZipFile(file)).namelist()
     for name in names:
         if name.startswith(("/", "\\")) or ".." in name.replace("\\", "/").split("/"):
             raise InputError(f"{entry.label}: member {name!r} points outside the archive, expected plain names")
     return names
 
-# %% ../../nbs/15_formats_arrays.ipynb #df9fdca0
-def _read_header(file: io.BufferedIOBase, where: str) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape and type of a `.npy` array of plain numbers in row order; the file is then at the first number."""
+# %% ../../nbs/15_formats_arrays.ipynb #e178eac0
+def read_npy_header(file: io.BufferedIOBase, size: int, where: str) -> tuple[tuple[int, ...], np.dtype, bool]:
+    """Shape and type of a `.npy` array, and whether its numbers are in column order; the file is then at the first number.
+
+    Parameters
+    ----------
+    file, size
+        The array's file, at its beginning, and how many bytes it has; more than the header need not be there.
+    where
+        How messages name it.
+
+    Raises
+    ------
+    InputError
+        If it holds anything but plain numbers, or not as many as its header says.
+    """
     try:
         version = np.lib.format.read_magic(file)
         if version != (1, 0):
             raise ValueError(f"version {version[0]}.{version[1]}")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")                                       # headers from Python 2 are fine
-            shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+        with warnings.catch_warnings(action="ignore"):                            # headers from Python 2 are fine
+            shape, by_columns, dtype = np.lib.format.read_array_header_1_0(file)
     except Exception as error:                                                    # a damaged header may fail in any way
         raise InputError(f"{where}: not a .npy array ({str(error)[:120]})") from error
-    if dtype.kind not in "biuf" or dtype.subdtype or not shape or min(shape) < 0:
+    if dtype.kind not in "biuf" or not shape or min(shape) < 0:
         raise InputError(f"{where}: shape {_short(shape)} of {str(dtype)[:40]}, expected rows of plain numbers")
-    if fortran and len(shape) > 1:
-        raise InputError(f"{where}: its numbers are in column order, expected row order; save it again with numpy.ascontiguousarray")
-    return shape, dtype
+    expected = file.tell() + math.prod(shape) * dtype.itemsize
+    if size != expected:
+        raise InputError(f"{where}: {size} bytes, expected {expected} for an array of shape {_short(shape)} of {dtype}")
+    return shape, dtype, by_columns
 
 
 def _short(shape: tuple[int, ...]) -> str:

@@ -123,7 +123,7 @@ def _look_up(entry: Entry) -> Place:
             return other.place
     raise zipfile.BadZipFile("the archive has no such member")
 
-# %% ../../nbs/12_formats.ipynb #5fd02ed4
+# %% ../../nbs/12_formats.ipynb #701e4b49
 def list_entries(source: str | Path, bad: "list[LeftOut] | None" = None) -> list[Entry]:
     """Every file of a folder (recursive), a zip archive or a single file, sorted by place.
 
@@ -157,7 +157,7 @@ def list_entries(source: str | Path, bad: "list[LeftOut] | None" = None) -> list
         raise InputError(bad[before].reason if len(bad or ()) > before else f"{source}: holds no file, expected recordings")
     return found
 
-
+# %% ../../nbs/12_formats.ipynb #0c2bf8aa
 def _unreadable(error: OSError) -> None:
     raise InputError(f"{error.filename}: cannot be read ({error.strerror})") from error
 

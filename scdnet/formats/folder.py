@@ -4,22 +4,21 @@
 
 # %% auto #0
 __all__ = ['NUMBERS', 'SIDES', 'LARGEST', 'MOST', 'UNLISTED', 'FORMAT', 'read_text', 'read_skeleton', 'read_table', 'whole',
-           'read_classes', 'Labels', 'Row', 'tidy', 'check_file', 'check_number', 'check_row', 'Header', 'parse_header',
-           'read_header', 'read_array', 'clip_shape', 'find_home', 'files_below', 'recognise', 'scan', 'read']
+           'read_classes', 'Labels', 'Row', 'tidy', 'check_file', 'check_number', 'check_row', 'read_array',
+           'clip_shape', 'find_home', 'files_below', 'recognise', 'scan', 'read']
 
-# %% ../../nbs/15_formats_folder.ipynb #d146890c
+# %% ../../nbs/15_formats_folder.ipynb #9bb62419
 import csv
 import io
 import json
-import math
 import posixpath
 import re
-import warnings
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ..files import InputError
+from .arrays import read_npy_header
 from .base import Clip, Entry, Format, LeftOut, Scan
 from ..skeleton import Skeleton
 
@@ -196,64 +195,31 @@ def check_row(columns: list[str], cells: list[str], where: str, files: dict[str,
             raise InputError(f"{split} is {side[:60]!r}, expected train, test or nothing, as {split!r} is taken for the name of a split")
     return Row(name, where, entry, number, tuple(numbers), tuple(row.values()))
 
-# %% ../../nbs/15_formats_folder.ipynb #64201d82
-@dataclass(frozen=True)
-class Header:
-    """Of a `.npy` file."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    order: str          # "C" or "F"
-    start: int          # byte at which the numbers begin
-
-
-def parse_header(data: bytes, size: int, where: str) -> Header:
-    """Header of a `.npy` file of `size` bytes, of which `data` is the beginning; InputError unless it announces what the file holds."""
-    stream = io.BytesIO(data)
-    try:
-        version = np.lib.format.read_magic(stream)
-        parse = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
-        with warnings.catch_warnings(action="ignore"):              # about headers that Python 2 wrote
-            shape, fortran, dtype = parse(stream)
-    except Exception as error:      # whatever NumPy's parser makes of strange bytes
-        raise InputError(f"{where}: not a .npy array ({str(error)[:80]})") from error
-    if dtype.kind not in "fiu":
-        raise InputError(f"{where}: holds {dtype}, expected real numbers")
-    if min(shape, default=0) < 1:
-        raise InputError(f"{where}: an array of shape {shape}, expected some numbers")
-    expected = stream.tell() + math.prod(shape) * dtype.itemsize
-    if size != expected:
-        raise InputError(f"{where}: {size} bytes, expected {expected} for an array of shape {shape}")
-    return Header(shape, dtype, "F" if fortran else "C", stream.tell())
-
-
-def read_header(entry: Entry) -> Header:
-    """Header of a `.npy` file, without reading the rest."""
-    return parse_header(entry.head(1024), entry.size, entry.label)
-
-# %% ../../nbs/15_formats_folder.ipynb #f2a4ba08
+# %% ../../nbs/15_formats_folder.ipynb #fe7d911b
 def read_array(entry: Entry) -> np.ndarray:
     """Content of a `.npy` file of real numbers, as float32 of any shape; numbers beyond its range become infinite."""
-    data = entry.read()
-    header = parse_header(data[:1024], len(data), entry.label)
-    numbers = np.frombuffer(data, header.dtype, offset=header.start).reshape(header.shape, order=header.order)
+    content = entry.read()
+    file = io.BytesIO(content)
+    shape, dtype, by_columns = read_npy_header(file, len(content), entry.label)
     with np.errstate(over="ignore"):
-        return numbers.astype(np.float32)
+        return np.ndarray(shape, dtype, content, file.tell(), order="F" if by_columns else "C").astype(np.float32)
 
-# %% ../../nbs/15_formats_folder.ipynb #3422c334
+# %% ../../nbs/15_formats_folder.ipynb #66364cd1
 MOST = 64                   # persons; more of them are a sign of exchanged axes
 
 
 def clip_shape(entry: Entry, joints: int) -> tuple[int, int, int, int]:
     """(T, M, V, C) of a clip's file, from its header; InputError if it cannot be a clip of `joints` joints."""
-    shape = read_header(entry).shape
+    shape, *_ = read_npy_header(io.BytesIO(entry.head(1024)), entry.size, entry.label)
+    if 0 in shape:
+        raise InputError(f"{entry.label}: shape {shape}, expected some numbers")
     four = (shape[0], 1, *shape[1:]) if len(shape) == 3 else shape
     if len(four) != 4 or four[2] != joints or four[3] not in (2, 3) or four[1] > MOST:
         expected = f"(frames, {joints} joints, 2 or 3) or (frames, up to {MOST} persons, {joints} joints, 2 or 3)"
         raise InputError(f"{entry.label}: shape {shape}, expected {expected}")
     return four
 
-# %% ../../nbs/15_formats_folder.ipynb #780f4949
+# %% ../../nbs/15_formats_folder.ipynb #320c047c
 UNLISTED = "not listed in clips.csv"
 
 
@@ -283,7 +249,28 @@ def recognise(entry: Entry) -> bool:
     """Whether a file is a `skeleton.json`."""
     return entry.file == "skeleton.json"
 
+# %% ../../nbs/15_formats_folder.ipynb #29823cba
+def _check_rows(columns: list[str], rows: list, files: dict[str, Entry], skeleton: Skeleton,
+                labels: Labels) -> tuple[list[Row], list[tuple], list[LeftOut]]:
+    """The good rows as tasks, the shapes of their clips, and the bad rows."""
+    tasks, shapes, bad, seen = [], [], [], {}
+    for line, cells in rows:
+        where = f"{files['clips.csv'].label}, line {line}"
+        try:
+            task = check_row(columns, cells, where, files, labels)
+            shape = clip_shape(task.entry, skeleton.num_joints)
+            if seen.setdefault(task.name, line) != line:
+                raise InputError(f"the clip {task.name!r} is there twice, first in line {seen[task.name]}")
+            if shapes and shape[3] != shapes[0][3]:
+                raise InputError(f"{task.entry.label}: {shape[3]} coordinates, expected {shapes[0][3]} as in {tasks[0].entry.label}")
+        except InputError as error:
+            bad.append(LeftOut(dict(zip(columns, cells)).get("file", ""), where, f"{where}: {error}", bad=True))
+            continue
+        tasks.append(task)
+        shapes.append(shape)
+    return tasks, shapes, bad
 
+# %% ../../nbs/15_formats_folder.ipynb #e21d6ad6
 def scan(entries: list[Entry], renormalise: bool = False) -> Scan:
     """The clips that `clips.csv` lists.
 
@@ -310,27 +297,6 @@ def scan(entries: list[Entry], renormalise: bool = False) -> Scan:
     lists = {split: tuple([task.name for task in tasks if task.sides[i] == side] for side in SIDES) for i, split in enumerate(splits)}
     return Scan([replace(task, persons=persons) for task in tasks], skeleton, labels.classes, persons, shapes[0][3] if shapes else 3,
                 lists=lists, normalise=renormalise, left_out=left_out, options={"renormalise": renormalise})
-
-
-def _check_rows(columns: list[str], rows: list, files: dict[str, Entry], skeleton: Skeleton,
-                labels: Labels) -> tuple[list[Row], list[tuple], list[LeftOut]]:
-    """The good rows as tasks, the shapes of their clips, and the bad rows."""
-    tasks, shapes, bad, seen = [], [], [], {}
-    for line, cells in rows:
-        where = f"{files['clips.csv'].label}, line {line}"
-        try:
-            task = check_row(columns, cells, where, files, labels)
-            shape = clip_shape(task.entry, skeleton.num_joints)
-            if seen.setdefault(task.name, line) != line:
-                raise InputError(f"the clip {task.name!r} is there twice, first in line {seen[task.name]}")
-            if shapes and shape[3] != shapes[0][3]:
-                raise InputError(f"{task.entry.label}: {shape[3]} coordinates, expected {shapes[0][3]} as in {tasks[0].entry.label}")
-        except InputError as error:
-            bad.append(LeftOut(dict(zip(columns, cells)).get("file", ""), where, f"{where}: {error}", bad=True))
-            continue
-        tasks.append(task)
-        shapes.append(shape)
-    return tasks, shapes, bad
 
 # %% ../../nbs/15_formats_folder.ipynb #59a3fc36
 def read(task: Row) -> list[Clip]:

@@ -100,7 +100,7 @@ def read_splits(lists: Mapping, where: str) -> dict[str, tuple[list[str], list[s
             raise InputError(f"{where}: the clip {min(both)[:40]} is on both sides of the split {split!r}, expected one")
     return found
 
-# %% ../../nbs/15_formats_pyskl.ipynb #d3300d2b
+# %% ../../nbs/15_formats_pyskl.ipynb #ea0f0173
 @dataclass(frozen=True)
 class Annotations:
     """Some annotations of a file, to be read by one process."""
@@ -124,7 +124,7 @@ def recognise(entry: Entry) -> bool:
     """Whether a file is a pickle, and not one of AGCN's labels."""
     return entry.file.lower().endswith(".pkl") and not entry.file.lower().endswith("_label.pkl")
 
-
+# %% ../../nbs/15_formats_pyskl.ipynb #930c7bf9
 def scan(entries: list[Entry], renormalise: bool = False) -> Scan:
     """The annotations of the only pickle among `entries`."""
     entry = the_file(entries, recognise, FORMAT.expects)
@@ -146,7 +146,7 @@ def scan(entries: list[Entry], renormalise: bool = False) -> Scan:
     return Scan(tasks, skeleton, choose_classes(names, labels), persons, rule=ntu_rule(names), lists=read_splits(split, entry.label),
                 normalise=renormalise, at_once=1, left_out=left_out, options={"renormalise": renormalise} | PADDING)
 
-
+# %% ../../nbs/15_formats_pyskl.ipynb #30b3cc20
 def read(task: Annotations) -> list[Clip | LeftOut]:
     """The clips of some annotations."""
     annotations, _ = load_annotations(task.entry)
