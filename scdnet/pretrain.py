@@ -92,11 +92,11 @@ class PretrainConfig:
         if not 0 < self.temperature < math.inf: raise InputError(f'temperature is {self.temperature}, expected more than 0')
         if self.seed < 0: raise InputError(f'seed is {self.seed}, expected 0 or more')
 
-# %% ../nbs/42_pretrain.ipynb #82ee7012
+# %% ../nbs/42_pretrain.ipynb #67256bce
 PRESETS = {
     'paper': PretrainConfig(),
     'demo': PretrainConfig(
-        epochs=32, batch_size=32, precision='bf16', queue_size=128, key_momentum=0.99,
+        epochs=24, batch_size=32, precision='bf16', queue_size=128, key_momentum=0.99,
         encoder=EncoderConfig(frames=32, channels=16, width=256, projector_norm=True),
         view=ViewConfig(crop_least=16, shear_amount=0.3),
         optim=OptimConfig(name='adamw', lr=5e-4, weight_decay=1e-2, schedule='cosine', warmup=0.05)),
