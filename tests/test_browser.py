@@ -287,6 +287,7 @@ def test_two_on_a_page_and_after_a_restart(book):
         b.restart()
 
 
+@pytest.mark.skip(reason='does not end in some runs: the way of the Tab key through JupyterLab is not understood yet')
 def test_every_control_has_a_name_and_is_reached(book):
     b = book([EXPLORER])
     assert b.run() == []
