@@ -1,7 +1,8 @@
-# make demo | test | lab | notebooks | clean      On a fresh machine with Python >= 3.11 each does its own set-up.
+# make demo | test | check | lab | docs | notebooks | sbom | clean      On a fresh machine with Python >= 3.11 each does its own set-up.
 #
 # PYTHON=python3.12        another interpreter to make .venv with
 # VENV=path                another place for the environment
+# JOBS=4                   processes of make test, 2 otherwise
 # TORCH_INDEX=https://download.pytorch.org/whl/cpu
 #                          where to look for torch beside pip's own index; this one has the small build without CUDA
 PYTHON ?= python3
@@ -9,21 +10,22 @@ VENV ?= .venv
 TORCH_INDEX ?=
 OUT ?= demo
 FLAGS ?=
+JOBS ?= 2
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 NOTEBOOKS := $(sort $(wildcard nbs/*.ipynb))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lab notebooks clean
+.PHONY: help install demo test check lab docs notebooks sbom clean
 
 help:
-	@sed -n '1,6s|^# ||p' Makefile
+	@sed -n '1,7s|^# ||p' Makefile
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("scdnet needs Python 3.11 or newer, $(PYTHON) is " + sys.version.split()[0] + "; try make PYTHON=python3.11")'
 	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c constraints.txt torch
-	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install -c constraints.txt -e '.[dev,docs]'
 	touch $@
 
 install: $(INSTALLED)
@@ -33,10 +35,20 @@ demo: $(INSTALLED)
 	@echo "Open $(OUT)/report.html in a browser."
 
 test: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
+# What tests/test_house.py asks of the code as text, by itself: seconds.
+check: $(INSTALLED)
+	$(BIN)/ruff check scdnet tests tools docs
+	$(BIN)/mypy
 
 lab: $(INSTALLED)
-	$(BIN)/jupyter lab nbs
+	$(BIN)/jupyter lab nbs/index.ipynb
+
+# The site, from the stored outputs: no kernel, no network. Only what changed is made anew.
+docs: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -q -j auto -d _docs/doctrees docs _docs/html
+	@echo "Open _docs/html/index.html in a browser."
 
 # Execute every notebook and store what it shows, then write the package anew. FLAGS=data,slow executes those cells too.
 notebooks: $(INSTALLED)
@@ -44,6 +56,10 @@ notebooks: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python tools/execute_notebooks.py --flags "$(FLAGS)" $(NOTEBOOKS)
 	$(BIN)/nbdev_clean
 
+# A bill of materials (CycloneDX) of all that lies in $(VENV): sbom.json. It is made when it is wanted, since every new pin changes it.
+sbom: $(INSTALLED)
+	$(BIN)/cyclonedx-py environment $(BIN)/python --pyproject pyproject.toml --output-reproducible -o sbom.json
+
 clean:
-	rm -rf build dist _docs .pytest_cache .hypothesis .ruff_cache
+	rm -rf build dist sbom.json _docs docs/book docs/reference .pytest_cache .hypothesis .ruff_cache .mypy_cache
 	find nbs scdnet tests -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf

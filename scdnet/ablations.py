@@ -127,7 +127,7 @@ def run_row(run:Path, store:SkeletonStore, split:str, config:PretrainConfig, pre
     for protocol, path in missing.items():
         judged = judge(protocol, found, store, split, linear_config(run, seed=config.seed))
         result = judged[kinds[0]] | {'baselines': {kind: judged[kind] for kind in kinds[1:]}}
-        once(lambda: (path.parent.mkdir(exist_ok=True), write_json(path, result)) and None)
+        once(lambda: (path.parent.mkdir(exist_ok=True), write_json(path, result)) and None)  # noqa: SIM223
     once(lambda: shutil.rmtree(run / 'checkpoint', ignore_errors=True))
 
 # %% ../nbs/65_ablations.ipynb #b677dcfe

@@ -7,12 +7,12 @@ __all__ = ['Stream', 'Masking', 'TABLE8', 'Batch', 'resize', 'crop', 'center_cro
            'rotate', 'exchange_sides', 'mirrors', 'flip', 'shears', 'shear', 'ViewConfig', 'masks', 'views', 'Views',
            'evaluation_clips']
 
-# %% ../nbs/21_augment.ipynb #256c3494
+# %% ../nbs/21_augment.ipynb #9e2e45f2
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
-from math import prod, radians
-from typing import Literal, get_args
+from math import isfinite, prod, radians
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -230,7 +230,7 @@ def shear(clips: Tensor, generator: Generator, p: float = 0.5, amount: float = 1
     """Shear each of the clips (N, C, T, V, M) with probability `p`; see `shears`."""
     return transform(clips, shears(len(clips), generator, clips.shape[1], p, amount))
 
-# %% ../nbs/21_augment.ipynb #a6dafe35
+# %% ../nbs/21_augment.ipynb #72830c08
 @dataclass(frozen=True)
 class ViewConfig:
     """How a view is made of a clip: the candidates of Eq. 9, in the order in which they are applied."""
@@ -264,9 +264,15 @@ class ViewConfig:
             raise InputError(f"view: crop_low is {self.crop_low} and crop_high {self.crop_high}, expected 0 <= low <= high <= 1")
         if self.crop_least < 1:
             raise InputError(f"view: crop_least is {self.crop_least}, expected 1 or more")
+        for name in ("rotate_main", "rotate_other", "shear_amount"):
+            if not isfinite(getattr(self, name)):
+                raise InputError(f"view: {name} is {getattr(self, name)}, expected a finite number")
+        for name, most in (("crop_least", 10**9), ("spatial_n", 20), ("spatial_seeds", 1000)):
+            if getattr(self, name) > most:
+                raise InputError(f"view: {name} is {getattr(self, name)}, expected at most {most}")
 
 # %% ../nbs/21_augment.ipynb #bc232069
-_PLAIN = {"rotate": False, "flip": False, "shear": False}
+_PLAIN: dict[str, Any] = {"rotate": False, "flip": False, "shear": False}
 TABLE8 = {
     "none": ViewConfig(**_PLAIN, spatial="none", temporal="none"),
     "conventional": ViewConfig(spatial="none", temporal="none"),
@@ -336,7 +342,7 @@ def views(frames: Tensor, starts: Tensor, lengths: Tensor, skeleton: Skeleton, c
 def _order(config: ViewConfig, coords: int, joints: int, size: int) -> dict[str, tuple[int, ...]]:
     """What `views` draws for each clip, in its order: name -> shape. All are uniform numbers, but `axis` and `seeds` are whole ones."""
     axes, structural = 3 if coords == 3 else 1, "structural"
-    order = {"share": (), "place": ()}
+    order: dict[str, tuple[int, ...]] = {"share": (), "place": ()}
     if config.rotate:
         order |= {"turned": (), "axis": (1,), "angles": (axes,)}
     if config.flip:

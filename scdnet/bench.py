@@ -192,7 +192,7 @@ def views_stage(config:PretrainConfig, store:SkeletonStore, device:torch.device,
         for _ in range(steps): pair = [view.to(device) for view in next(iter(loader))]
         return pair
     def fast():
-        for pair in made.pairs([batch] * steps): pass
+        for pair in made.pairs([batch] * steps): pass  # noqa: B007
         return pair
     return {'plain': plain, 'fast': fast}
 
@@ -220,7 +220,7 @@ def step_stage(config:PretrainConfig, store:SkeletonStore, device:torch.device, 
     flops = {name: count_flops(step) for name, (_, step) in made.items()}
     if compiled:
         for precision in ('fp32', 'bf16'):
-            made[f'compiled {precision}'] = model, step = version(lambda m: m, precision)
+            made[f'compiled {precision}'] = model, _ = version(lambda m: m, precision)
             model.query.compile(); model.key.compile()
             flops[f'compiled {precision}'] = flops[f'fast {precision}']
     return {name: step for name, (_, step) in made.items()}, flops

@@ -5,29 +5,36 @@
 # %% auto #0
 __all__ = ['YOURS', 'WORLDS', 'PROTOCOLS', 'COMMANDS', 'COMPUTING', 'SHARED', 'DESCRIPTION', 'outcome', 'terminable', 'show',
            'refuse_existing', 'read_words', 'Synthesize', 'Prepare', 'Inspect', 'Pretrain', 'read_metrics',
-           'parse_configured', 'Ablate', 'told', 'elsewhere', 'plus_minus', 'Evaluate', 'Linear', 'Knn', 'Finetune',
-           'Transfer', 'Semi', 'Results', 'Embed', 'ImportOfficial', 'Figures', 'Demo', 'Bench', 'choose', 'parse',
-           'main', 'together', 'carry_out', 'say_stopped']
+           'as_options', 'say_options', 'parse_configured', 'Ablate', 'told', 'elsewhere', 'plus_minus', 'Evaluate',
+           'Linear', 'Knn', 'Finetune', 'Transfer', 'Semi', 'Results', 'Embed', 'ImportOfficial', 'Figures', 'Demo',
+           'Bench', 'choose', 'parse', 'main', 'together', 'carry_out', 'say_stopped']
 
-# %% ../nbs/63_cli.ipynb #3b415441
+# %% ../nbs/63_cli.ipynb #4ce79c31
 import contextlib
+import errno
 import inspect
 import io
 import os
 import signal
 import sys
+import textwrap
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Literal, Union
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
 import tyro
 
 from .files import InputError
 
-# %% ../nbs/63_cli.ipynb #ffe37280
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from scdnet.store import SkeletonStore
+
+# %% ../nbs/63_cli.ipynb #c5118b62
 YOURS = (InputError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError)
 WORLDS = (OSError, FloatingPointError)
 
@@ -39,12 +46,15 @@ def outcome(error: Exception) -> tuple[int, str | None]:
     ----------
     error : what a command raised.
     """
+    text = str(error)
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in text:
+        return 1, f"scdnet: out of memory: {InputError(text)}"
     if not isinstance(error, YOURS + WORLDS):
         return 1, None
-    text = str(error)
+    yours = isinstance(error, YOURS) or (isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP))
     if isinstance(error, OSError) and error.strerror:
         text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return (2 if isinstance(error, YOURS) else 1), f"scdnet: {' '.join(text.split())}"
+    return (2 if yours else 1), f"scdnet: {InputError(text)}"
 
 # %% ../nbs/63_cli.ipynb #9987c553
 @contextlib.contextmanager
@@ -81,7 +91,7 @@ def refuse_existing(out: Path | None, overwrite: bool) -> None:
         raise FileExistsError(f"{out}: exists already; choose another place or give --overwrite")
 
 # %% ../nbs/63_cli.ipynb #e1ba1e74
-def read_words(kind, words: Sequence[str], **options):
+def read_words(kind: Any, words: Sequence[str], **options: Any) -> Any:
     """`tyro.cli`, except that an `InputError` that a dataclass raises comes through as it is.
 
     Parameters
@@ -189,7 +199,7 @@ class Inspect:
         if self.html:
             print(f"\n{inspect_html(store, self.html, up=self.up)}")
 
-# %% ../nbs/63_cli.ipynb #0016ac7a
+# %% ../nbs/63_cli.ipynb #0549201b
 @dataclass(frozen=True)
 class Pretrain:
     """Learn an encoder from the training clips of a split, without their labels.
@@ -221,7 +231,7 @@ class Pretrain:
               ("minutes", (time.perf_counter() - start) / 60), ("run", run)])
 
 
-def read_metrics(run: Path):
+def read_metrics(run: Path) -> "pd.DataFrame":
     """The metrics of a run as a table, a row for each epoch."""
     import pandas as pd
 
@@ -233,22 +243,47 @@ class _Preset:
     preset: Literal["demo", "paper"] = "demo"
 
 
-def parse_configured(kind: type, words: Sequence[str], prog: str):
+def as_options(config: Any, at: str = "") -> list[str]:
+    """The plain fields of a configuration as they are typed: `--epochs 451`, `--view.no-flip`, …; `at` stands before each name."""
+    def words(value) -> list[str]:
+        return [f"{v:.3g}" if isinstance(v, float) else str(v) for v in (value if isinstance(value, tuple) else (value,))]
+
+    values = {field.name.replace("_", "-"): getattr(config, field.name) for field in fields(config)}
+    return [" ".join([f"--{at}{'no-' * (value is False)}{name}", *([] if isinstance(value, bool) else words(value))])
+            for name, value in values.items() if not is_dataclass(value)]
+
+
+def say_options(config: Any, preset: str) -> None:
+    """Print the options of a configuration, a paragraph for each of its parts."""
+    print(f"All fields of the configuration are options too (values: preset {preset}); --help-all explains them.")
+    parts = {"": config} | {f"{field.name}.": getattr(config, field.name) for field in fields(config) if is_dataclass(getattr(config, field.name))}
+    for at, part in parts.items():
+        lines = textwrap.wrap("  ".join(option.replace(" ", "\u00a0") for option in as_options(part, at)), 96, break_on_hyphens=False)  # a value stays with its name
+        print("", *(line.replace("\u00a0", " ") for line in lines), sep="\n  ")
+
+
+def parse_configured(kind: type, words: Sequence[str], prog: str) -> Any:
     """A command with its configuration of pretraining: the preset's values, and in their place those that are given."""
     from scdnet.pretrain import PRESETS, PretrainConfig
 
     chosen, _ = tyro.cli(_Preset, args=words, prog=prog, return_unknown_args=True, add_help=False)
+    about = {"prog": prog, "description": inspect.cleandoc(kind.__doc__)}
+    if {"-h", "--help"} & set(words):
+        try:
+            read_words(kind, ["--help"], **about)
+        finally:
+            say_options(PRESETS[chosen.preset], chosen.preset)
 
     @dataclass(frozen=True)
     class Configured(kind):
         config: Annotated[PretrainConfig, tyro.conf.arg(name="")] = PRESETS[chosen.preset]
 
-    return read_words(Configured, words, prog=prog, description=inspect.cleandoc(kind.__doc__))
+    return read_words(Configured, ["--help" if word == "--help-all" else word for word in words], **about)
 
-# %% ../nbs/63_cli.ipynb #0684b063
+# %% ../nbs/63_cli.ipynb #42ae4013
 @dataclass(frozen=True)
 class Ablate:
-    """Run every row of an ablation table of the paper and set it beside the paper's; what is finished is not run again.
+    """Run all rows of an ablation table beside the paper's numbers; what is finished is not run again.
 
     Example: scdnet ablate table5 --store stores/ntu60 --split xsub --preset paper --out ablations
     """
@@ -275,7 +310,7 @@ class Ablate:
             print("", *order_text(result), "", self.out / f"{self.table}.json", sep="\n")
 
 # %% ../nbs/63_cli.ipynb #5ed82bb7
-def told(command) -> str:
+def told(command: "Evaluate") -> str:
     """A command of `evaluate` as its result records it: the last names of paths, and of the options those that are not the usual ones."""
     options = [field for field in fields(command) if field.name not in ("run_folder", "store", "split", "out", "device", "no_baselines", "overwrite")]
     found = {"run": command.run_folder, "store": command.store, "split": command.split}
@@ -285,7 +320,7 @@ def told(command) -> str:
                                                              for name, values in spoken.items())])
 
 
-def elsewhere(run: Path, store) -> str:
+def elsewhere(run: Path, store: "SkeletonStore") -> str:
     """Part of a result's name: that of the store, if the run has learned from another one."""
     from scdnet.pretrain import read_config
 
@@ -293,7 +328,7 @@ def elsewhere(run: Path, store) -> str:
     return "" if own is None or own["digest"] == store.digest else f"-{store.path.resolve().name}"
 
 
-def plus_minus(mean: float, std: float | None):
+def plus_minus(mean: float, std: float | None) -> float | str:
     """A mean with its standard deviation, or without one."""
     return mean if std is None else f"{mean:.1f} ± {std:.1f}"
 
@@ -315,7 +350,7 @@ class Evaluate:
 
     protocol = "evaluate"
 
-    def judged(self, store, out) -> dict:
+    def judged(self, store: "SkeletonStore", out: Path) -> dict:
         """kind -> result. Whatever else belongs to it is written beside `out`."""
         from scdnet.judge import KINDS, all_features, judge, linear_config
 
@@ -323,7 +358,7 @@ class Evaluate:
         found = all_features(self.run_folder, store, self.split, KINDS[:1] if self.no_baselines else KINDS, self.device, progress=True)
         return judge(self.protocol, found, store, self.split, config)
 
-    def stem(self, store) -> str:
+    def stem(self, store: "SkeletonStore") -> str:
         """Name of the result's file, without its ending."""
         return f"{self.protocol}-{self.split}{elsewhere(self.run_folder, store)}"
 
@@ -348,7 +383,7 @@ class Evaluate:
         rows = [(kind, plus_minus(found["top1"], found.get("top1_std")), found["top5"]) for kind, found in judged.items()]
         show([("features", "top-1 (%)", "top-5 (%)"), *rows, ("chance", chance(store, self.split), chance(store, self.split, 5) if result["top5"] else None)])
 
-# %% ../nbs/63_cli.ipynb #75ecc408
+# %% ../nbs/63_cli.ipynb #b9f62d1c
 @dataclass(frozen=True)
 class Linear(Evaluate):
     """A linear layer on frozen features; the last epoch counts.
@@ -362,7 +397,7 @@ class Linear(Evaluate):
 
     protocol = "linear"
 
-    def judged(self, store, out):
+    def judged(self, store: "SkeletonStore", out: Path) -> dict:
         """As ever; but the scores of three streams are added where runs of the others are named."""
         if not self.streams:
             return self.alone(store, out)
@@ -371,11 +406,11 @@ class Linear(Evaluate):
         return evaluate_streams(self.protocol, (self.run_folder, *self.streams), store, self.split, self.epochs, self.seed, not self.no_baselines, self.device,
                                 progress=True)
 
-    def alone(self, store, out):
+    def alone(self, store: "SkeletonStore", out: Path) -> dict:
         """kind -> result of this run."""
         return super().judged(store, out)
 
-    def stem(self, store):
+    def stem(self, store: "SkeletonStore") -> str:
         return super().stem(store) + ("-streams" if self.streams else "")
 
 
@@ -385,6 +420,9 @@ class Knn(Evaluate):
 
     Example: scdnet evaluate knn --run runs/ntu60 --store stores/ntu60 --split xsub
     """
+
+    epochs: int | None = None  # taken as by the other protocols; nothing is trained here
+    seed: int = 0  # only recorded; nothing is drawn here
 
     protocol = "knn"
 
@@ -401,7 +439,7 @@ class Finetune(Linear):
 
     protocol = "finetune"
 
-    def alone(self, store, out):
+    def alone(self, store: "SkeletonStore", out: Path) -> dict:
         from scdnet.finetune import STARTS, evaluate_finetune, finetune_config
 
         config = finetune_config(self.run_folder, self.protocol, self.epochs, self.seed)
@@ -417,10 +455,10 @@ class Transfer(Finetune):
 
     protocol = "transfer"
 
-# %% ../nbs/63_cli.ipynb #44c08158
+# %% ../nbs/63_cli.ipynb #2f3c15d8
 @dataclass(frozen=True)
 class Semi(Evaluate):
-    """Fine-tune with few labels: the mean of several stratified draws, whose clips are listed beside the result.
+    """Fine-tune with few labels: the mean of several draws, whose clips are listed beside the result.
 
     Example: scdnet evaluate semi --run runs/ntu60 --store stores/ntu60 --split xsub --fraction 0.01
     """
@@ -433,10 +471,10 @@ class Semi(Evaluate):
 
     protocol = "semi"
 
-    def stem(self, store):
+    def stem(self, store: "SkeletonStore") -> str:
         return f"{self.protocol}-{100 * self.fraction:g}-{self.split}{elsewhere(self.run_folder, store)}"
 
-    def judged(self, store, out):
+    def judged(self, store: "SkeletonStore", out: Path) -> dict:
         from scdnet.finetune import STARTS, draw_labelled, evaluate_semi, finetune_config, read_draws, write_draws
         from scdnet.linear import check_layout
         from scdnet.pretrain import untrained_encoder
@@ -559,17 +597,17 @@ class ImportOfficial:
         show([("frames, joints, persons", f"{encoder.config.frames}, {skeleton.num_joints}, {encoder.persons}"), ("numbers in a clue", encoder.config.width),
               ("run", self.out)])
 
-# %% ../nbs/63_cli.ipynb #1ea0baf0
+# %% ../nbs/63_cli.ipynb #55aabe89
 @dataclass(frozen=True)
 class Figures:
-    """Draw what a run's results show: tasks, confusions, gains, labels, clues, neighbours; a PNG for each and a page with all.
+    """Draw what a run's results show: tasks, confusions, gains, labels, clues, neighbours.
 
     Example: scdnet figures --run runs/ntu60 --store stores/ntu60 --out figures
     """
 
     run_folder: Annotated[Path, tyro.conf.arg(name="run")]  # a finished run; its eval/*.json are drawn
     store: Path  # folder that scdnet prepare made
-    out: Path  # folder to make; open its index.html
+    out: Path  # folder to make: a PNG for each picture, and index.html with all
     split: str | None = None  # whose results and test clips are shown; None: the one that the run learned from
     also: tuple[Path, ...] = ()  # other runs, result files, or folders of them, that go into Figure 1 too
     svg: bool = False  # write each picture as SVG too
@@ -646,21 +684,26 @@ class Bench:
         for name, hours in result.get("hours", {}).items():
             print(f"{name}: {hours:.3g} hours for the 451 epochs of NTU-60")
 
-# %% ../nbs/63_cli.ipynb #77fb16b4
+# %% ../nbs/63_cli.ipynb #f83b0134
 COMMANDS = {"demo": Demo, "synthesize": Synthesize, "prepare": Prepare, "inspect": Inspect, "pretrain": Pretrain, "evaluate": Evaluate, "ablate": Ablate, "results": Results,
             "embed": Embed, "figures": Figures, "import-official": ImportOfficial, "bench": Bench}
 COMPUTING = (Demo, Pretrain, Ablate, Evaluate, Embed, Figures)  # the commands that run an encoder again and again; `bench` sees to its memory itself
 SHARED = (Pretrain, Ablate, Evaluate, Embed)  # the commands that torchrun may start several times, to share the work
-DESCRIPTION = "SCD-Net (AAAI 2024): learn what a skeleton does, without labels. Begin with: scdnet demo --out demo"
+DESCRIPTION = "SCD-Net (AAAI 2024): learn what a skeleton does, without labels.\n\nExample: scdnet demo --out demo"
 
 
-def choose(commands: dict[str, type], words: Sequence[str], prog: str, description: str):
+def choose(commands: dict[str, type], words: Sequence[str], prog: str, description: str) -> Any:
     """The command that `words` name, with its fields filled."""
-    union = Union[tuple(Annotated[command, tyro.conf.subcommand(name)] for name, command in commands.items())]
-    return read_words(union, words, prog=prog, description=description, config=(tyro.conf.FlagCreatePairsOff,))
+    options = {"prog": prog, "description": description, "config": (tyro.conf.FlagCreatePairsOff,)}
+    if words and words[0] in commands:
+        command = commands[words[0]]
+        return read_words(command, words[1:], **options | {"prog": f"{prog} {words[0]}", "description": inspect.cleandoc(command.__doc__)})
+    first_line = {name: command.__doc__.splitlines()[0] for name, command in commands.items()}
+    union = Union[tuple(Annotated[command, tyro.conf.subcommand(name, description=first_line[name])] for name, command in commands.items())]  # noqa: UP007
+    return read_words(union, words, **options)
 
 
-def parse(words: Sequence[str]):
+def parse(words: Sequence[str]) -> Any:
     """Turn the words of a command line into a command.
 
     Raises
@@ -678,12 +721,12 @@ def parse(words: Sequence[str]):
     if first == "evaluate":
         if rest and not rest[0].startswith("-") and rest[0] not in PROTOCOLS:
             raise InputError(f"evaluate: protocol {rest[0]!r}, expected {' or '.join(PROTOCOLS)}")
-        return choose(PROTOCOLS, rest, "scdnet evaluate", "Judge a run by a protocol.")
+        return choose(PROTOCOLS, rest, "scdnet evaluate", inspect.cleandoc(Evaluate.__doc__))
     if first and not first.startswith("-") and first not in COMMANDS:
         raise InputError(f"command {first!r}: unknown, expected one of {', '.join(COMMANDS)}; see scdnet --help")
     return choose(COMMANDS, words, "scdnet", DESCRIPTION)
 
-# %% ../nbs/63_cli.ipynb #30d940d7
+# %% ../nbs/63_cli.ipynb #921ef71e
 def main(words: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; what `scdnet` and `python -m scdnet` call.
 
@@ -692,6 +735,8 @@ def main(words: Sequence[str] | None = None) -> int:
     words : the command line without the program's name; default: what was typed.
     """
     os.environ.setdefault("TQDM_DELAY", "1")  # a bar only for what takes longer than a second
+    with contextlib.suppress(AttributeError):
+        sys.stdout.reconfigure(errors="backslashreplace")  # the name of a file need not be text
     words = sys.argv[1:] if words is None else list(words)
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         return carry_out(words)
@@ -700,7 +745,7 @@ def main(words: Sequence[str] | None = None) -> int:
     return speak_as_one(lambda: carry_out(words)) if launched() else carry_out(words)
 
 
-def together(command) -> contextlib.AbstractContextManager:
+def together(command: Any) -> contextlib.AbstractContextManager:
     """Where a command runs: among the other ranks that torchrun started, if there are any.
 
     Raises
@@ -747,7 +792,7 @@ def carry_out(words: Sequence[str]) -> int:
     return 0
 
 
-def say_stopped(how: str, command) -> None:
+def say_stopped(how: str, command: Any) -> None:
     """One line on stderr: that somebody stopped the command, and how it can go on."""
     how_on = getattr(command, "after_a_stop", "")
     print(f"scdnet: {how}" + f"; {how_on}" * bool(how_on), file=sys.stderr)

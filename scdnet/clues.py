@@ -148,6 +148,8 @@ def pair_clues(spatial: np.ndarray, temporal: np.ndarray, labels: np.ndarray, pa
             kept.append(np.sort(rng.choice(clips, most, replace=False)) if len(clips) > most else clips)
         kept = np.concatenate(kept)
         both, own = (spatial[kept], temporal[kept]), labels[kept]
-        found.append(PairClues(tuple(int(label) for label in pair), own, *(tsne(clue, seed) for clue in both),
-                               tuple(silhouette(clue, own) for clue in both), tuple(neighbour_agreement(clue, own) for clue in both)))
+        maps = [tsne(clue, seed) for clue in both]
+        found.append(PairClues((int(pair[0]), int(pair[1])), own, maps[0], maps[1],
+                               (silhouette(both[0], own), silhouette(both[1], own)),
+                               (neighbour_agreement(both[0], own), neighbour_agreement(both[1], own))))
     return found

@@ -8,9 +8,14 @@ __all__ = ['LEFT', 'RIGHT', 'MIDDLE', 'PALETTE', 'Picture', 'joint_colours', 'bo
            'masked', 'curve', 'scatter']
 
 # %% ../nbs/60_draw.ipynb #825737fd
-import base64, hashlib, io, json
+import base64
+import hashlib
+import io
+import json
+
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
@@ -18,6 +23,8 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 from IPython.display import HTML, display
+
+from .skeleton import Skeleton
 
 # %% ../nbs/60_draw.ipynb #658ae732
 class Picture(Figure):
@@ -38,18 +45,18 @@ class Picture(Figure):
 LEFT, RIGHT, MIDDLE = '#0072B2', '#D55E00', '#404040'      # Okabe-Ito blue and vermillion, dark grey
 PALETTE = ('#0072B2', '#E69F00', '#009E73', '#CC79A7', '#56B4E9', '#D55E00', '#F0E442', '#000000')
 
-def joint_colours(skeleton)->list[str]:
+def joint_colours(skeleton:Skeleton)->list[str]:
     "Colour of each joint: `LEFT`, `RIGHT` or `MIDDLE`, in the order of `skeleton.joints`."
-    left, right = {l for l, r in skeleton.pairs}, {r for l, r in skeleton.pairs}
+    left, right = {one for one, _ in skeleton.pairs}, {other for _, other in skeleton.pairs}
     return [LEFT if j in left else RIGHT if j in right else MIDDLE for j in range(len(skeleton.joints))]
 
-def bone_colours(skeleton)->list[str]:
+def bone_colours(skeleton:Skeleton)->list[str]:
     "Colour of each bone in the order of `skeleton.bones`: a bone is on the side of its outer joint."
     colour = joint_colours(skeleton)
     return [next((c for c in (colour[child], colour[parent]) if c != MIDDLE), MIDDLE) for child, parent in skeleton.bones]
 
 # %% ../nbs/60_draw.ipynb #65afe653
-def visible(points:np.ndarray, skeleton)->np.ndarray:
+def visible(points:np.ndarray, skeleton:Skeleton)->np.ndarray:
     "Which joints of (..., M, V, C), a clip or one moment of it, are there: (..., M, V) bool."
     seen = (np.asarray(points) != 0).any(-1)
     person, center = seen.any(-1), seen[..., skeleton.center]                         # (..., M)
@@ -97,7 +104,7 @@ def limits(points:np.ndarray, seen:np.ndarray, margin:float=.08)->tuple[np.ndarr
     pad = margin*max((high - low).max(), 1e-6)
     return low - pad, high + pad
 
-def paint(axis, flat:np.ndarray, seen:np.ndarray, skeleton, hollow=None, size:float=9, alpha:float=1.):
+def paint(axis:Axes, flat:np.ndarray, seen:np.ndarray, skeleton:Skeleton, hollow:np.ndarray|None=None, size:float=9, alpha:float=1.)->None:
     "Draw persons `flat` (M, V, 2) on a flat axis: bones as lines, joints as dots, `hollow` (V,) joints as rings."
     hollow = np.zeros(len(skeleton.joints), bool) if hollow is None else np.asarray(hollow, bool)
     bones, colours, dots = np.array(skeleton.bones), bone_colours(skeleton), np.array(joint_colours(skeleton))
@@ -117,7 +124,7 @@ _BODY = {'spine base': (0, .95), 'hip centre': (0, .95), 'hip center': (0, .95),
 _SIDE = {'shoulder': (.18, 1.4), 'elbow': (.42, 1.22), 'wrist': (.62, 1.02), 'hand': (.7, .94), 'hand tip': (.78, .86), 'thumb': (.62, .87),
          'hip': (.09, .9), 'knee': (.15, .5), 'ankle': (.2, .1), 'foot': (.3, .03), 'eye': (.06, 1.67), 'ear': (.13, 1.64)}
 
-def rest_pose(skeleton)->np.ndarray:
+def rest_pose(skeleton:Skeleton)->np.ndarray:
     "A flat pose (V, 2) of any skeleton, y up, seen from the front (its left on the right); a known body stands, another graph is unfolded."
     place = dict(_BODY) | {f'{side} {k}': (s*x, y) for side, s in (('left', 1), ('right', -1)) for k, (x, y) in _SIDE.items()}
     names = [j.lower().replace('_', ' ') for j in skeleton.joints]
@@ -134,7 +141,7 @@ def _ticks(values:np.ndarray)->MaxNLocator:
     "Ticks of a colour bar: whole numbers for whole numbers."
     return MaxNLocator(nbins=6, integer=bool((np.asarray(values) % 1 == 0).all()))
 
-def pose(skeleton, points:np.ndarray|None=None, value:np.ndarray|None=None, title:str='', label:str='', up:str='y', azimuth:float=0.,
+def pose(skeleton:Skeleton, points:np.ndarray|None=None, value:np.ndarray|None=None, title:str='', label:str='', up:str='y', azimuth:float=0.,
          elevation:float=0., names:bool=False, hollow:np.ndarray|None=None)->Figure:
     """One pose, flat; with `value` each joint becomes a disc coloured by its number.
 
@@ -170,7 +177,7 @@ def pose(skeleton, points:np.ndarray|None=None, value:np.ndarray|None=None, titl
     return figure
 
 # %% ../nbs/60_draw.ipynb #f47d2694
-def skeleton3d(points:np.ndarray, skeleton, title:str='', up:str='y', azimuth:float=-60., elevation:float=15., value:np.ndarray|None=None)->Figure:
+def skeleton3d(points:np.ndarray, skeleton:Skeleton, title:str='', up:str='y', azimuth:float=-60., elevation:float=15., value:np.ndarray|None=None)->Figure:
     """One pose in a 3-D axis, metres.
 
     Parameters
@@ -200,7 +207,7 @@ def skeleton3d(points:np.ndarray, skeleton, title:str='', up:str='y', azimuth:fl
     return figure
 
 # %% ../nbs/60_draw.ipynb #8b27cd6e
-def strip(clip:np.ndarray|dict, skeleton, frames:int|list[int]=8, title:str='', up:str='y', azimuth:float=0., elevation:float=0.,
+def strip(clip:np.ndarray|dict, skeleton:Skeleton, frames:int|list[int]=8, title:str='', up:str='y', azimuth:float=0., elevation:float=0.,
           mask:np.ndarray|list|None=None, height:float=1.9, unit:str='m')->Figure:
     """Frames of a clip side by side on one axis; several clips one under another, at one scale.
 
@@ -273,7 +280,7 @@ function tick(now){if(!root.isConnected)return;if(on&&now-last>1000/D.fps){last=
 draw();requestAnimationFrame(tick)})()</script>"""
 
 # %% ../nbs/60_draw.ipynb #5ea87686
-def staged(clips:list[np.ndarray], skeleton, up:str='y')->list[np.ndarray]:
+def staged(clips:list[np.ndarray], skeleton:Skeleton, up:str='y')->list[np.ndarray]:
     """Clips (T, M, V, C) ready to be played side by side: each around its own middle, all at one scale.
 
     Returns
@@ -286,7 +293,7 @@ def staged(clips:list[np.ndarray], skeleton, up:str='y')->list[np.ndarray]:
     return [np.where(there[..., None], (s - (low + high)/2)/reach, np.nan) for s, there, (low, high) in zip(solids, seens, boxes)]
 
 # %% ../nbs/60_draw.ipynb #8400f915
-def animate(clips:np.ndarray|list[np.ndarray], skeleton, titles:list[str]|str='', fps:float=30, up:str='y', azimuth:float=0., elevation:float=8.,
+def animate(clips:np.ndarray|list[np.ndarray], skeleton:Skeleton, titles:list[str]|str='', fps:float=30, up:str='y', azimuth:float=0., elevation:float=8.,
             size:int=260)->HTML:
     """An animation as self-contained HTML: play, slide, drag to turn. Clips stand side by side at one scale.
 
@@ -306,11 +313,11 @@ def animate(clips:np.ndarray|list[np.ndarray], skeleton, titles:list[str]|str=''
         data.append(dict(q=base64.b64encode(q.tobytes()).decode(), T=s.shape[0], M=s.shape[1], V=s.shape[2], title=str(title)))
     payload = json.dumps(dict(clips=data, bones=[(*map(int, b), c) for b, c in zip(skeleton.bones, bone_colours(skeleton))], dots=joint_colours(skeleton), w=size,
                               h=size, k=size/2e4, fps=fps, az=float(np.deg2rad(azimuth)), el=float(np.deg2rad(elevation)))).replace('<', '\\u003c')
-    name = 'clip-' + hashlib.sha1(payload.encode()).hexdigest()[:10]
+    name = 'clip-' + hashlib.sha1(payload.encode(), usedforsecurity=False).hexdigest()[:10]
     return HTML(_PLAYER.replace('ID', name).replace('DATA', payload))
 
 # %% ../nbs/60_draw.ipynb #ce35b65c
-def heatmap(matrices:np.ndarray|dict, skeleton=None, title:str='', label:str='', cmap:str='viridis')->Figure:
+def heatmap(matrices:np.ndarray|dict, skeleton:Skeleton|None=None, title:str='', label:str='', cmap:str='viridis')->Figure:
     """Joint-by-joint matrices as heat maps side by side, at one colour scale each.
 
     Parameters
@@ -330,7 +337,7 @@ def heatmap(matrices:np.ndarray|dict, skeleton=None, title:str='', label:str='',
     return figure
 
 # %% ../nbs/60_draw.ipynb #5b84b94e
-def masked(clip:np.ndarray, skeleton, spatial:np.ndarray|None=None, temporal:np.ndarray|None=None, frames:int=8, title:str='', up:str='y',
+def masked(clip:np.ndarray, skeleton:Skeleton, spatial:np.ndarray|None=None, temporal:np.ndarray|None=None, frames:int=8, title:str='', up:str='y',
            azimuth:float=0., elevation:float=0.)->Figure:
     """A clip under a spatial and a temporal mask.
 
@@ -358,7 +365,7 @@ def masked(clip:np.ndarray, skeleton, spatial:np.ndarray|None=None, temporal:np.
     return figure
 
 # %% ../nbs/60_draw.ipynb #79bd9143
-def curve(metrics, columns:tuple[str, ...]=('loss',), x:str='epoch', levels:dict|None=None, labels:dict|None=None, title:str='')->Figure:
+def curve(metrics:pd.DataFrame, columns:tuple[str, ...]=('loss',), x:str='epoch', levels:dict|None=None, labels:dict|None=None, title:str='')->Figure:
     """Training curves, one panel for each column.
 
     Parameters
@@ -373,7 +380,7 @@ def curve(metrics, columns:tuple[str, ...]=('loss',), x:str='epoch', levels:dict
     for i, (axis, column) in enumerate(zip(figure.subplots(1, len(columns), squeeze=False)[0], columns)):
         rows = table[[x, column]].dropna()
         axis.plot(rows[x], rows[column], color=PALETTE[i], marker='.' if len(rows) < 30 else None)
-        for k, (name, value) in enumerate((levels or {}).get(column, {}).items()):
+        for name, value in (levels or {}).get(column, {}).items():
             axis.axhline(value, color='grey', linestyle='--', linewidth=1); axis.annotate(name, (rows[x].max(), value), ha='right', va='bottom', fontsize=8, color='dimgrey')
         axis.set(xlabel=x, ylabel=(labels or {}).get(column, column)); axis.spines[['top', 'right']].set_visible(False)
     if title: figure.suptitle(title)

@@ -311,7 +311,7 @@ def turned(clues:Mapping[str, np.ndarray], train:np.ndarray, seed:int=0)->dict[s
     whole = whole @ ortho_group.rvs(whole.shape[1], random_state=seed)
     return dict(zip(('spatial', 'temporal'), np.array_split(whole, 2, axis=1)))
 
-# %% ../nbs/67_factors.ipynb #e88c1282
+# %% ../nbs/67_factors.ipynb #d9693574
 CHANGES = {'jitter': 'nothing', 'backwards': 'when', 'frames shuffled': 'when', 'slow, then quick': 'when', 'hands raised': 'where', 'mirrored': 'where',
            'joints shuffled': 'where', 'turned': 'who', 'grown': 'who'}
 
@@ -329,7 +329,7 @@ def changed(clips:np.ndarray, skeleton:Skeleton, seed:int=0)->dict[str, np.ndarr
     -------
     Name of the change, as in `CHANGES` -> clips, of the same shape.
     """
-    N, C, T, V, M = clips.shape
+    N, C, T, V, _ = clips.shape
     rng, there = np.random.default_rng(seed), (clips != 0).any(1, keepdims=True)
     lift = np.array([1. if any(part in joint for part in ('hand', 'wrist', 'thumb')) else .5 if 'elbow' in joint else 0. for joint in skeleton.joints])
     up = .2 * np.eye(C)[-1][:, None, None, None] * lift[:, None]                              # (C, 1, V, 1)

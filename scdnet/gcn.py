@@ -8,10 +8,12 @@ __all__ = ['Counts', 'pointwise', 'AddBias', 'GraphConv', 'WeightedNorm', 'multi
 
 # %% ../nbs/30_gcn.ipynb #e53b0751
 import math
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 
 from .skeleton import Skeleton, graph_subsets
 
@@ -38,13 +40,13 @@ class AddBias(torch.autograd.Function):
     """y (B, D, L) + bias (D,) in place. The bias's gradient is a matrix product: a sum of bfloat16 numbers goes by way of a float32 copy of them."""
 
     @staticmethod
-    def forward(ctx, y:Tensor, bias:Tensor)->Tensor:
+    def forward(ctx:FunctionCtx, y:Tensor, bias:Tensor)->Tensor:
         ctx.mark_dirty(y)
         ctx.dtype = bias.dtype
         return y.add_(bias.to(y.dtype)[:, None])
 
     @staticmethod
-    def backward(ctx, grad:Tensor)->tuple[Tensor, Tensor]:
+    def backward(ctx:FunctionCtx, grad:Tensor)->tuple[Tensor, Tensor]:
         B, _, L = grad.shape
         return grad, torch.bmm(grad, grad.new_ones(1, 1, 1).expand(B, L, 1)).to(ctx.dtype).sum((0, 2))
 
@@ -106,7 +108,7 @@ class WeightedNorm(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x:Tensor, weight:Tensor, ones:int, scale:Tensor, shift:Tensor, eps:float)->tuple[Tensor, Tensor, Tensor]:
+    def forward(ctx:FunctionCtx, x:Tensor, weight:Tensor, ones:int, scale:Tensor, shift:Tensor, eps:float)->tuple[Tensor, Tensor, Tensor]:
         size, wide = x[0, 0].numel(), scale.dtype                                           # statistics never in bfloat16
         share = weight.to(wide) / weight.sum()
         unused = torch.zeros_like(scale), torch.ones_like(scale)
@@ -121,7 +123,7 @@ class WeightedNorm(torch.autograd.Function):
         return out, mean, var
 
     @staticmethod
-    def backward(ctx, grad:Tensor, *_)->tuple[Tensor|None, ...]:
+    def backward(ctx:FunctionCtx, grad:Tensor, *_:None)->tuple[Tensor|None, ...]:
         x, share, scale, mean, inverse = ctx.saved_tensors
         grad = grad.contiguous()
         _, along, total = torch.ops.aten.native_batch_norm_backward(
@@ -295,7 +297,7 @@ class Extractor(nn.Module):
         self.norm = nn.BatchNorm1d(persons * skeleton.num_joints * coords)
         sizes = [channels] + [4 * channels] * (layers - 2) + [channels]
         self.blocks = nn.ModuleList([GraphBlock(coords, sizes[0], 8, graph, skip=False)] + [
-            GraphBlock(c, d, max(c // 8, 1), graph) for c, d in zip(sizes, sizes[1:])])
+            GraphBlock(c, d, max(c // 8, 1), graph) for c, d in pairwise(sizes)])
 
     def forward(self, clips:Tensor)->Tensor:
         """(N, C, T, V, M) -> 𝒴 (N, M, C1, V, T)."""

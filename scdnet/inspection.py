@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from html import escape
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -78,7 +79,7 @@ def megabytes(size: int) -> str:
     return f"{size / 1e6:,.1f} MB".replace(",", " ")
 
 
-def facts(store: SkeletonStore, missing: Missing | None = None) -> list[tuple[str, object]]:
+def facts(store: SkeletonStore, missing: Missing | None = None) -> list[tuple[str, Any]]:
     """What is in a store, as rows of (what, value).
 
     Parameters
@@ -114,8 +115,8 @@ def upright_joints(skeleton: Skeleton) -> tuple[int, int] | None:
     def first(words: tuple[str, ...]) -> int | None:
         return next((j for word in words for j, joint in enumerate(skeleton.joints) if word in joint.lower()), None)
 
-    ends = skeleton.vertical or (first(LOW), first(HIGH))
-    return None if None in ends else ends
+    low, high = skeleton.vertical or (first(LOW), first(HIGH))
+    return None if low is None or high is None else (low, high)
 
 
 def guess_up(clips: list[np.ndarray], skeleton: Skeleton) -> str:

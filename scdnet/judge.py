@@ -85,7 +85,7 @@ def linear_config(run: str | Path, epochs: int | None = None, seed: int = 0) -> 
     """
     if epochs is not None and epochs < 1:
         raise InputError(f"epochs is {epochs}, expected 1 or more")
-    config = PRESETS.get(read_config(run).get("preset"), PRESETS["paper"])
+    config = PRESETS.get(read_config(run).get("preset", "paper"), PRESETS["paper"])
     return replace(config, seed=seed, epochs=epochs or config.epochs)
 
 

@@ -9,7 +9,7 @@ __all__ = ['PRESETS', 'features', 'joined', 'check_layout', 'calibrate', 'raw_fe
 
 # %% ../nbs/50_linear.ipynb #a497ef96
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from .augment import evaluation_clips
 from .encoder import Encoder
 from .files import InputError
-from .pretrain import learning_rate, OptimConfig, seed_of
+from .pretrain import OptimConfig, learning_rate, seed_of
 from .ranks import gather, rank, share, world_size
 from .store import SkeletonStore
 
@@ -68,7 +68,7 @@ def _parts(clips:int, batch_size:int)->list[slice]:
     return [slice(*(min(at * batch_size, clips) for at in (part.start, part.stop))) for part in (share(batches, r) for r in range(world_size()))]
 
 
-def joined(clues:dict[str, Tensor])->Tensor:
+def joined(clues:Mapping[str, Tensor])->Tensor:
     """[z_t, z_s], (n, 2·C2): what the protocols read."""
     return torch.cat([clues['temporal'], clues['spatial']], 1)
 
@@ -263,7 +263,7 @@ def linear_probe(x:Tensor, store:SkeletonStore, split:str, config:LinearConfig=L
     return fit_probe(x[train], labels[train], x[test], labels[test], classes, config, lr)
 
 # %% ../nbs/50_linear.ipynb #5a6796cb
-def summarise(protocol:str, scores:Tensor, labels:Tensor, split:str, best_top1:float|None, seed:int, config:dict, store:SkeletonStore, **more)->dict:
+def summarise(protocol:str, scores:Tensor, labels:Tensor, split:str, best_top1:float|None, seed:int, config:dict, store:SkeletonStore, **more:object)->dict:
     """What a protocol writes: one format for all of them. Accuracies in percent."""
     return {'protocol': protocol, 'split': split, 'top1': accuracy(scores, labels), 'top5': accuracy(scores, labels, 5) if scores.shape[1] > 5 else None,
             'best_top1': best_top1, 'seed': seed, 'config': config, 'store': store.identity,

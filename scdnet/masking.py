@@ -53,7 +53,7 @@ def spatial_mask(skeleton: Skeleton, count: int, generator: Generator, n: int = 
     joints, given = skeleton.num_joints, isinstance(seeds, Sequence)
     if not 0 <= k <= joints:
         raise InputError(f"spatial mask: k is {k}, expected 0 to {joints}, the joints of skeleton {skeleton.name!r}")
-    if not (seeds and all(0 <= seed < joints for seed in seeds) if given else seeds >= 1):
+    if not (seeds and all(0 <= seed < joints for seed in seeds) if given else seeds >= 1):  # type: ignore[operator, union-attr]
         raise InputError(f"spatial mask: seeds is {seeds}, expected 1 or more" + f" of the joints 0 to {joints - 1}" * given)
     scores = torch.zeros(count, joints, dtype=torch.float64)
     if structural:

@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['NORM', 'rename', 'count_blocks', 'read_config', 'import_official', 'read_checkpoint']
 
-# %% ../nbs/33_official.ipynb #87da06b4
-import pickle
+# %% ../nbs/33_official.ipynb #d1d990b6
+import zipfile
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from .encoder import Encoder, EncoderConfig
+from .encoder import Encoder, EncoderConfig, check_shapes
 from .files import InputError
+from .formats.arrays import read_npy
 from .momentum import MomentumContrast
 from .skeleton import Skeleton
 
@@ -90,7 +90,7 @@ def count_blocks(old:dict[str, Tensor])->int:
     """Number of graph blocks of an official extractor."""
     return len({name.split('.')[3] for name in old if name.startswith('encoder_q.encoder.gcn_t.l')})
 
-# %% ../nbs/33_official.ipynb #7ca9139a
+# %% ../nbs/33_official.ipynb #876bfa29
 def read_config(old:dict[str, Tensor], heads:int=8)->EncoderConfig:
     """Sizes of an official state dict; the number of heads is not in the file."""
     try:
@@ -116,19 +116,22 @@ def import_official(old:dict[str, Tensor], skeleton:Skeleton, coords:int=3, mome
     ------
     InputError : if a tensor is missing, or the joints are not the skeleton's.
     """
-    config, new = read_config(old, heads), rename(old)
-    joints, features = new['query.encoder.extract_t.blocks.0.space.graph'].shape[-1], len(new['query.encoder.extract_t.norm.weight'])
-    persons, rest = divmod(features, joints * coords)
-    if joints != skeleton.num_joints or rest:
-        raise InputError(f'checkpoint: made for {joints} joints and {features} numbers a frame, expected {skeleton.num_joints} joints ({skeleton.name}) of {coords} coordinates')
-    model = MomentumContrast(Encoder(config, skeleton, persons, coords), new['queues.s.keys'].shape[0], momentum, temperature)
     try:
-        model.load_state_dict(new)
-    except RuntimeError as error:
-        raise InputError(f'checkpoint: {" ".join(str(error).split())}') from None
+        config, new = read_config(old, heads), rename(old)
+        joints, features = new['query.encoder.extract_t.blocks.0.space.graph'].shape[-1], len(new['query.encoder.extract_t.norm.weight'])
+        persons, rest = divmod(features, joints * coords)
+        size = new['queues.s.keys'].shape[0]
+    except (RuntimeError, IndexError, TypeError, ValueError, ArithmeticError) as error:       # tensors of other dimensions than a checkpoint has
+        raise error if isinstance(error, InputError) else InputError(f'checkpoint: not the official SCD-Net layout ({error})') from None
+    if joints != skeleton.num_joints or rest or not 1 <= persons <= 64:
+        raise InputError(f'checkpoint: made for {joints} joints and {features} numbers a frame, expected {skeleton.num_joints} joints ({skeleton.name}) of {coords} coordinates')
+    def make(): return MomentumContrast(Encoder(config, skeleton, persons, coords), size, momentum, temperature)
+    check_shapes(make, {name: tuple(value.shape) for name, value in new.items()}, 'checkpoint')
+    model = make()
+    model.load_state_dict(new)
     return model.eval()
 
-# %% ../nbs/33_official.ipynb #77bdd3df
+# %% ../nbs/33_official.ipynb #4abde94f
 def read_checkpoint(path:str|Path)->dict[str, Tensor]:
     """The state dict of an official `.pth.tar`, or of an `.npz` that holds it (perhaps under `state_dict/`).
 
@@ -138,16 +141,30 @@ def read_checkpoint(path:str|Path)->dict[str, Tensor]:
     """
     path = Path(path)
     if not path.is_file(): raise FileNotFoundError(f'{path}: no such checkpoint')
+    packed = path.suffix == '.npz'
+    most = path.stat().st_size * (20 if packed else 1) + 2**20                                # numbers hardly shrink; PyTorch does not pack at all
     try:
-        if path.suffix == '.npz':
-            with np.load(path, allow_pickle=False) as arrays:
-                old = {name.removeprefix('state_dict/'): torch.from_numpy(arrays[name]) for name in arrays if not name.startswith(('in/', 'out/'))}
-        else:
-            old = torch.load(path, map_location='cpu', weights_only=True)
-            old = old.get('state_dict', old)
-    except (pickle.UnpicklingError, ValueError, OSError, EOFError, RuntimeError, AttributeError, KeyError) as error:
-        raise InputError(f'{path}: not a readable checkpoint ({" ".join(str(error).split())[:120]})') from None
-    old = {name.removeprefix('module.'): value for name, value in old.items()}
-    if not all(isinstance(value, Tensor) for value in old.values()):
-        raise InputError(f'{path}: holds more than tensors, expected a state dict')
-    return old
+        with zipfile.ZipFile(path) as archive: size = sum(info.file_size for info in archive.infolist())
+        if size > most: raise InputError(f'{path}: unpacks to {size} bytes, expected at most {most}')
+        old = _arrays(path) if packed else torch.load(path, map_location='cpu', weights_only=True, mmap=True)
+    except InputError: raise
+    except Exception as error:                                                                # a damaged file may fail in any way
+        raise InputError(f'{path}: not a readable checkpoint ({" ".join(str(error).split())[:120]}), expected an .npz or what PyTorch 1.6 or newer saves') from None
+    old = old.get('state_dict', old) if isinstance(old, dict) else old
+    if not isinstance(old, dict) or not all(isinstance(name, str) and _plain(value) for name, value in old.items()):
+        raise InputError(f'{path}: holds something else than tensors of plain numbers, expected a state dict')
+    if (size := sum(value.nbytes for value in old.values())) > most: raise InputError(f'{path}: tensors of {size} bytes, expected at most {most}')
+    return {name.removeprefix('module.'): value for name, value in old.items()}
+
+
+def _arrays(path:Path)->dict[str, Tensor]:
+    "The state dict in an `.npz`."
+    with zipfile.ZipFile(path) as archive:
+        names = {name: name.removesuffix('.npy').removeprefix('state_dict/') for name in archive.namelist() if not name.startswith(('in/', 'out/'))}
+        return {ours: torch.from_numpy(read_npy(archive.read(name), f'{path}/{name}', rows=False).copy()) for name, ours in names.items()}
+
+
+def _plain(value:object)->bool:
+    "Whether something is a tensor of numbers as training makes them."
+    return (isinstance(value, Tensor) and value.layout == torch.strided and value.device.type == 'cpu'
+            and value.dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64))

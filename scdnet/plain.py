@@ -9,6 +9,7 @@ __all__ = ['PlainSubset', 'PlainGraphConv', 'PlainTemporalConv', 'PlainBlock', '
 # %% ../nbs/56_plain.ipynb #7c848404
 import copy
 import re
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -111,7 +112,7 @@ class PlainExtractor(nn.Module):
         self.norm = nn.BatchNorm1d(persons * joints * coords)
         sizes = [channels] + [4 * channels] * (layers - 2) + [channels]
         blocks = [PlainBlock(coords, sizes[0], 8, subsets, joints, skip=False)]
-        self.blocks = nn.Sequential(*blocks, *(PlainBlock(c, d, max(c // 8, 1), subsets, joints) for c, d in zip(sizes, sizes[1:])))
+        self.blocks = nn.Sequential(*blocks, *(PlainBlock(c, d, max(c // 8, 1), subsets, joints) for c, d in pairwise(sizes)))
 
     def forward(self, clips:Tensor)->Tensor:
         """(N, C, T, V, M) -> (N, M, C1, T, V)."""

@@ -75,6 +75,7 @@ def plain_preprocess(clip:np.ndarray, skeleton:Skeleton, persons:int=2)->np.ndar
             for v in range(kept.shape[2]):
                 if kept[t, m, v].any(): kept[t, m, v] -= center
     for bone, target in ((skeleton.vertical, (0, 0, 1)), (skeleton.lateral, (-1, 0, 0))):
+        if bone is None: continue
         rotation = _turn(kept[0, 0, bone[1]] - kept[0, 0, bone[0]], np.array(target))
         for t in range(len(kept)):
             for m in range(persons):

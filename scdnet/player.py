@@ -8,6 +8,7 @@ __all__ = ['DRAWING', 'PLAYER', 'ENTRANCE', 'STYLE', 'Pictured', 'SkeletonPlayer
 # %% ../nbs/69_player.ipynb #c0396aa1
 from base64 import b64encode
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from anywidget import AnyWidget
@@ -17,7 +18,7 @@ from .draw import MIDDLE, Picture, as_clip, bone_colours, joint_colours, staged,
 from .files import InputError
 from .skeleton import Skeleton
 
-# %% ../nbs/69_player.ipynb #a6891000
+# %% ../nbs/69_player.ipynb #9dcea80f
 DRAWING = r"""
 // JupyterLab walks from cell to cell with the arrow keys. An element with this attribute keeps its keys for itself.
 function make(tag, parent, properties = {}) {
@@ -40,6 +41,14 @@ function fresh(canvas, width, height) {
   g.setTransform(ratio, 0, 0, ratio, 0, 0);
   g.clearRect(0, 0, width, height);
   return g;
+}
+
+// Another theme, other colours. JupyterLab, VS Code and Colab each say so by an attribute of the page; a stylesheet that comes late, by a transition.
+function onTheme(root, draw) {
+  const watch = new MutationObserver(() => requestAnimationFrame(draw));
+  for (const place of [document.documentElement, document.body]) watch.observe(place, {attributes: true});
+  root.addEventListener("transitionend", draw);
+  return () => watch.disconnect();
 }
 
 // Seen from an azimuth and an elevation (radians), where on a canvas of this size is a point (right, away, height)?
@@ -82,7 +91,7 @@ function paint(g, spots, body, hidden, look) {
 }
 """
 
-# %% ../nbs/69_player.ipynb #e6d448ec
+# %% ../nbs/69_player.ipynb #95cc4383
 PLAYER = r"""
 function player(root, model, {marks = () => [], onJoint = () => {}, onFrame = () => {}} = {}) {
   const home = root.closest(".scdnet"), get = name => model.get(name), set = changes => { model.set(changes); model.save_changes(); };
@@ -206,12 +215,12 @@ function player(root, model, {marks = () => [], onJoint = () => {}, onFrame = ()
   for (const [events, action] of Object.entries(follow)) model.on(events, action);
   const eye = new IntersectionObserver(([entry]) => { seen = entry.isIntersecting; if (seen) draw(); run(); });    // its colours are known once it is on the page
   eye.observe(stage);
-  home.addEventListener("transitionend", draw);                 // another theme, other colours
+  const theme = onTheme(home, draw);
   if (matchMedia("(prefers-reduced-motion: reduce)").matches) model.set("playing", false);
   speed.value = get("speed");
   load();
   run();
-  return {draw, seek, clean: () => { eye.disconnect(); cancelAnimationFrame(request); for (const [events, action] of Object.entries(follow)) model.off(events, action); }};
+  return {draw, seek, clean: () => { theme(); eye.disconnect(); cancelAnimationFrame(request); for (const [events, action] of Object.entries(follow)) model.off(events, action); }};
 }
 """
 
@@ -264,12 +273,15 @@ def _listed(value, count: int, what: str) -> list:
 class Pictured:
     """For a widget with a static twin, `figure()`: the picture goes with it wherever it is shown."""
 
-    def _repr_mimebundle_(self, **options):
-        bundle = super()._repr_mimebundle_(**options)
+    def figure(self) -> Picture:
+        raise NotImplementedError
+
+    def _repr_mimebundle_(self, **options: Any) -> tuple[dict, dict]:
+        bundle = super()._repr_mimebundle_(**options)  # type: ignore[misc]
         data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
         return data | {"image/png": b64encode(self.figure().png()).decode()}, metadata
 
-# %% ../nbs/69_player.ipynb #a76491ef
+# %% ../nbs/69_player.ipynb #e85bcf8b
 class SkeletonPlayer(Pictured, AnyWidget):
     """Clips that play side by side at one scale: play, pause, slide, speed, turn by dragging, names on hover; everything by keyboard too.
 
@@ -309,7 +321,7 @@ class SkeletonPlayer(Pictured, AnyWidget):
     frame = Int(0).tag(sync=True)                               # shown now; follows the browser twice a second, and at once in a pause
     playing = Bool(True).tag(sync=True)
 
-    def __init__(self, clips, skeleton: Skeleton, titles: str | Sequence[str] = "", masked=None, up: str = "y", **options):
+    def __init__(self, clips: np.ndarray | Sequence[np.ndarray], skeleton: Skeleton, titles: str | Sequence[str] = "", masked: np.ndarray | Sequence | None = None, up: str = "y", **options: Any):
         self.skeleton, self.up = skeleton, up
         bones = [[*map(int, bone), colour] for bone, colour in zip(skeleton.bones, _sides(bone_colours(skeleton)))]
         super().__init__(names=list(skeleton.joints), bones=bones, dots=_sides(joint_colours(skeleton)), **self._loaded(clips, titles, masked), **options)
@@ -330,7 +342,7 @@ class SkeletonPlayer(Pictured, AnyWidget):
                 "masked": b"".join(h.tobytes() for h in hidden) if any(h.any() for h in hidden) else b"",
                 "clips": [{"title": str(name), "frames": len(clip), "persons": clip.shape[1]} for name, clip in zip(names, arrays)]}
 
-    def show(self, clips, titles: str | Sequence[str] = "", masked=None) -> None:
+    def show(self, clips: np.ndarray | Sequence[np.ndarray], titles: str | Sequence[str] = "", masked: np.ndarray | Sequence | None = None) -> None:
         """Play other clips of the same skeleton; arguments as for the player itself."""
         with self.hold_sync():
             for name, value in self._loaded(clips, titles, masked).items():

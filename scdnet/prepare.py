@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FORMATS', 'Result', 'find_format', 'prepare']
 
-# %% ../nbs/19_prepare.ipynb #bf1a623f
+# %% ../nbs/19_prepare.ipynb #85f2f86d
 import csv
 import inspect
 import multiprocessing
@@ -17,6 +17,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from tqdm.auto import tqdm
 
@@ -57,16 +58,16 @@ def find_format(entries: Sequence[Entry], name: str = "auto") -> Format:
 def _place(entries: Sequence[Entry]) -> str:
     return os.path.commonpath([os.path.abspath(entry.path) for entry in entries])
 
-# %% ../nbs/19_prepare.ipynb #b11c493e
-Result = tuple[object, list[Clip | LeftOut]]                 # a task, and what came out of it
+# %% ../nbs/19_prepare.ipynb #838df47e
+Result = tuple[Any, list[Clip | LeftOut]]                 # a task, and what came out of it
 
 
 def _work(format: str, tasks: list, skeleton: Skeleton, persons: int, normalise: bool, keep_empty: bool) -> list[Result]:
     """Read and prepare some tasks."""
-    results = []
+    results: list[Result] = []
     for task in tasks:
         try:
-            clips = FORMATS[format].read(task)
+            clips: list[Clip | LeftOut] = FORMATS[format].read(task)
             for clip in clips:
                 if normalise and isinstance(clip, Clip) and (clip.frames.any() or not keep_empty):
                     clip.frames = preprocess(clip.frames, skeleton, persons)
@@ -76,7 +77,7 @@ def _work(format: str, tasks: list, skeleton: Skeleton, persons: int, normalise:
         results.append((task, clips))
     return results
 
-# %% ../nbs/19_prepare.ipynb #0d531955
+# %% ../nbs/19_prepare.ipynb #fbb80b0f
 def _results(format: str, tasks: list, workers: int, at_once: int, *arguments) -> Iterator[list[Result]]:
     """`_work` on all tasks, in several processes, results in the order of the tasks."""
     chunks = [tasks[i : i + at_once] for i in range(0, len(tasks), at_once)]
@@ -106,12 +107,13 @@ def _start_worker() -> None:
 
 
 def _follow_parent() -> None:
-    multiprocessing.parent_process().join()
-    os._exit(1)
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        os._exit(1)
 
-# %% ../nbs/19_prepare.ipynb #b86c9644
+# %% ../nbs/19_prepare.ipynb #093721ea
 def prepare(sources: str | Path | Sequence[str | Path], out: str | Path, format: str = "auto", on_error: str = "fail",
-            workers: int | None = None, overwrite: bool = False, progress: bool = True, **options) -> SkeletonStore:
+            workers: int | None = None, overwrite: bool = False, progress: bool = True, **options: object) -> SkeletonStore:
     """Turn raw recordings into a store, with the official preparation.
 
     Parameters
@@ -201,7 +203,7 @@ def _ordered(tasks: list) -> tuple[list, list[LeftOut]]:
              for t in tasks if t is not first[t.name]]
     return [task for task in tasks if task is first[task.name]], twice
 
-# %% ../nbs/19_prepare.ipynb #136f84f1
+# %% ../nbs/19_prepare.ipynb #b2b21fd1
 def _fill(writer: StoreWriter, chosen: Format, found: Scan, tasks: list, twice: list[LeftOut], on_error: str, workers: int,
           progress: bool) -> list[LeftOut]:
     """Write the clips of all tasks; returns what was left out on the way."""
@@ -245,7 +247,7 @@ def _counts(writer: StoreWriter, left_out: list[LeftOut]) -> dict:
 
 def _write_left_out(path: Path, left_out: list[LeftOut]) -> None:
     if left_out:
-        with open(path, "w", encoding="utf-8", newline="") as file:
+        with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
             rows = sorted((clip.name, clip.source, clip.reason) for clip in left_out)
             csv.writer(file, lineterminator="\n").writerows([("name", "source", "reason"), *rows])
 

@@ -7,20 +7,22 @@ __all__ = ['rank', 'world_size', 'is_first', 'launched', 'joined', 'check_device
            'average_gradients', 'once', 'everyones', 'SyncedNorm', 'SyncedBatchNorm', 'synchronise', 'speak_as_one',
            'launch', 'restarted']
 
-# %% ../nbs/43_distributed.ipynb #d059cb50
+# %% ../nbs/43_distributed.ipynb #ab98a2c8
 import contextlib
 import io
 import os
-import socket
+import platform
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 from torch.nn.parallel import DistributedDataParallel
 
 from .files import InputError
@@ -155,10 +157,13 @@ def average_gradients(branch:nn.Module)->nn.Module:
         return DistributedDataParallel(branch, broadcast_buffers=False, gradient_as_bucket_view=True)
 
 # %% ../nbs/43_distributed.ipynb #d53a694a
-def once(action:Callable[[], object])->object:
+_T = TypeVar('_T')
+
+
+def once(action:Callable[[], _T])->_T:
     """What `action` returns or raises on rank 0, on every rank; only rank 0 runs it."""
     if world_size() == 1: return action()
-    box = [None, None]
+    box: list[Any] = [None, None]
     if is_first():
         try: box[0] = action()
         except Exception as error: box[1] = error
@@ -182,7 +187,7 @@ class SyncedNorm(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x:Tensor, weight:Tensor, scale:Tensor, shift:Tensor, eps:float)->tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(ctx:FunctionCtx, x:Tensor, weight:Tensor, scale:Tensor, shift:Tensor, eps:float)->tuple[Tensor, Tensor, Tensor, Tensor]:
         wide, size = scale.dtype, x[0, 0].numel()                                           # statistics never in bfloat16
         weight = weight.to(wide)
         var_b, mean_b = torch.var_mean(x.to(wide), (2, 3), correction=0)                    # (B, C)
@@ -195,7 +200,7 @@ class SyncedNorm(torch.autograd.Function):
         return out, mean, var, count
 
     @staticmethod
-    def backward(ctx, grad:Tensor, *_)->tuple[Tensor|None, ...]:
+    def backward(ctx:FunctionCtx, grad:Tensor, *_:None)->tuple[Tensor|None, ...]:
         x, share, scale, mean, inverse = ctx.saved_tensors
         grad = grad.contiguous()
         _, along, total = torch.ops.aten.native_batch_norm_backward(
@@ -277,11 +282,11 @@ def _told(seconds:float=0)->bool:
     except RuntimeError:
         return False
 
-# %% ../nbs/43_distributed.ipynb #1db0d678
+# %% ../nbs/43_distributed.ipynb #67c3c44f
 def launch()->str|None:
     """Name of the torchrun that started this process, the same after a restart; None where there is none."""
     name = os.environ.get('TORCHELASTIC_RUN_ID')
-    return f'{socket.gethostname()}:{os.getppid()}' if name == 'none' else name     # 'none': torchrun was given no name
+    return f'{platform.node()}:{os.getppid()}' if name == 'none' else name          # 'none': torchrun was given no name
 
 
 def restarted()->bool:

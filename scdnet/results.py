@@ -8,7 +8,7 @@ __all__ = ['PERCENT', 'TEXT', 'ASIDE', 'SIZES', 'SWITCHES', 'MANNEQUIN', 'PLACE'
            'table_models', 'of_table', 'of_demo', 'read_json', 'read_results', 'find_results', 'local_results',
            'averaged', 'compare', 'cell_name', 'texts', 'collect']
 
-# %% ../nbs/66_results.ipynb #89f0db54
+# %% ../nbs/66_results.ipynb #bdb49957
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +18,7 @@ from pathlib import Path
 import pandas as pd
 
 from .ablations import FULL, TABLES, Row, configured
+from . import files
 from .files import InputError, shipped, write_json
 from .finetune import PRESETS as FINETUNE
 from .linear import PRESETS as LINEAR
@@ -56,7 +57,7 @@ class Result:
             if field.type is str:
                 good, expected = isinstance(value, str) and value.isprintable(), 'printable text'
             else:
-                good = value is None and field.name != 'top1' or type(value) in (int, float) and 0 <= value <= (100 if percent else 1e9)
+                good = (value is None and field.name != 'top1') or (type(value) in (int, float) and 0 <= value <= (100 if percent else 1e9))
                 expected = 'a number from 0 to 100' if percent else 'a number, 0 or more'
             if not good: raise InputError(f'{field.name} is {value!r}, expected {expected}')
 
@@ -119,7 +120,7 @@ def which_model(config:Mapping, preset:str)->tuple[str, str]:
     switched, rest = ({name: value for name, value in found.items() if (name in parts) == part} for part in (True, False))
     return as_flags(switched), f'{preset} {as_flags(rest)}'.strip()
 
-# %% ../nbs/66_results.ipynb #4107480d
+# %% ../nbs/66_results.ipynb #8c026058
 def about_run(run:str|Path)->dict:
     """What a result says of its run: `config.json` without the layout, its name, and the `hours` of its epochs (None where there were none).
 
@@ -130,8 +131,8 @@ def about_run(run:str|Path)->dict:
     run, content = Path(run), read_config(run)
     demo = run.name == 'run' and (run.parent / 'results.json').is_file()
     epochs = run / 'metrics.jsonl'
-    try: seconds = [float(json.loads(line)['seconds']) for line in epochs.read_text(encoding='utf-8').splitlines()] if epochs.is_file() else []
-    except (ValueError, KeyError, TypeError) as error: raise InputError(f'{epochs}: not a run\'s metrics ({error})') from None
+    try: seconds = [float(files.parse_json(line, str(epochs))['seconds']) for line in files.read_bytes(epochs).splitlines()] if epochs.is_file() else []
+    except (ValueError, KeyError, TypeError, OverflowError) as error: raise InputError(f'{epochs}: not a run\'s metrics ({error})') from None
     facts = {name: content[name] for name in ('preset', 'split', 'store', 'config', 'official', 'machine', 'versions', 'commit') if name in content}
     return {'name': (run.parent if demo else run).resolve().name, 'hours': sum(seconds) / 3600 or None} | facts
 
@@ -214,11 +215,10 @@ def of_demo(found:Mapping, name:str='demo')->list[Result]:
 
 MANNEQUIN = 'mannequin'                                                            # the data set of `scdnet demo`
 
-# %% ../nbs/66_results.ipynb #75e1077f
+# %% ../nbs/66_results.ipynb #125fee87
 def read_json(path:Path)->dict:
     """Content of a JSON file that holds an object; InputError, naming it, for anything else."""
-    try: content = json.loads(path.read_text(encoding='utf-8'))
-    except (ValueError, RecursionError) as error: raise InputError(f'{path}: not JSON ({error})') from None
+    content = files.read_json(path)
     if not isinstance(content, dict): raise InputError(f'{path}: {type(content).__name__}, expected a result of scdnet evaluate, ablate, demo or results --collect')
     return content
 
@@ -246,7 +246,7 @@ def read_results(path:Path, run:Mapping|None=None, model:tuple[str, str]|None=No
         return [of_evaluation(content, run, model)]
     except InputError as error: raise InputError(f'{path}: {error}') from None
     except (KeyError, IndexError) as error: raise InputError(f'{path}: a result of scdnet would have {error} where there is nothing') from None
-    except (TypeError, AttributeError, ValueError) as error: raise InputError(f'{path}: not a result as scdnet writes it ({error})') from None
+    except (TypeError, AttributeError, ValueError, OverflowError) as error: raise InputError(f'{path}: not a result as scdnet writes it ({error})') from None
 
 # %% ../nbs/66_results.ipynb #77ab5c2e
 def find_results(place:str|Path, model:tuple[str, str]|None=None)->Iterator[tuple[Path, Result]]:
@@ -306,7 +306,7 @@ def local_results(places:Sequence[str|Path]=(), shelf:bool=True)->pd.DataFrame:
     table = table.mask(table == '')
     same = ['protocol', 'dataset', 'split', 'setting', 'configuration', 'stream', 'recipe', 'seed', 'top1']
     once = table.groupby(same, dropna=False, sort=False, as_index=False).first() if len(table) else table
-    return once[table.columns].fillna({name: '' for name in (*TEXT, 'file')}).astype({name: float for name in names if name not in TEXT})
+    return once[table.columns].fillna(dict.fromkeys((*TEXT, 'file'), '')).astype({name: float for name in names if name not in TEXT})
 
 # %% ../nbs/66_results.ipynb #8c4a0815
 PLACE = ['protocol', 'dataset', 'split', 'setting', 'configuration']               # what a published cell and a result have in common
@@ -337,7 +337,7 @@ def averaged(local:pd.DataFrame)->pd.DataFrame:
             said = {'seeds': every(part['seed'].dropna().astype(int)), 'hours': part['hours'].mean(), 'hardware': every(part['hardware']),
                     'date': every(part['date'].str[:10]), 'runs': every(part['run'])}
             rows.append(dict(zip(ALIKE, key)) | {'metric': metric, 'ours': part[metric].mean(), 'std': spread} | {kind: part[kind].mean() for kind in kinds} | said)
-    return pd.DataFrame(rows, columns=[*ALIKE, 'metric', *FIGURES]).astype({name: float for name in ('ours', 'std', 'untrained', 'raw', 'hours')})
+    return pd.DataFrame(rows, columns=[*ALIKE, 'metric', *FIGURES]).astype(dict.fromkeys(('ours', 'std', 'untrained', 'raw', 'hours'), float))
 
 
 def compare(local:pd.DataFrame)->pd.DataFrame:
@@ -363,7 +363,7 @@ def compare(local:pd.DataFrame)->pd.DataFrame:
     both = pd.concat([met.dropna(axis=1, how='all'), alone.assign(table=table)], ignore_index=True)
     both['gap'] = both['ours'] - both['paper']
     text = ['stream', 'recipe', 'seeds', 'hardware', 'date', 'runs']
-    return both[['table', *ALIKE, 'metric', 'paper', 'gap', *FIGURES]].fillna({name: '' for name in text})
+    return both[['table', *ALIKE, 'metric', 'paper', 'gap', *FIGURES]].fillna(dict.fromkeys(text, ''))
 
 # %% ../nbs/66_results.ipynb #0e317598
 def cell_name(row:Mapping)->str:

@@ -53,7 +53,7 @@ def by_stream(runs:Sequence[str|Path])->dict[str, Path]:
     ------
     InputError : if they are not one run of each stream.
     """
-    found = {}
+    found: dict[str, Path] = {}
     for run in map(Path, runs):
         stream = run_config(run).stream
         if stream in found: raise InputError(f'{run}: its stream is {stream}, as that of {found[stream]}; expected one run of each of {", ".join(WEIGHTS)}')
@@ -97,7 +97,7 @@ def evaluate_streams(protocol:str, runs:Sequence[str|Path], store:SkeletonStore,
     return {kind: _fused(protocol, {stream: kinds[kind] for stream, kinds in opinions.items()}, store, split, seed) for kind in kinds}
 
 # %% ../nbs/54_streams.ipynb #c9be8d42
-def _linear(run:Path, store:SkeletonStore, split:str, epochs:int|None, seed:int, kinds:Sequence[str], device:str, progress:bool)->dict[str, tuple[dict, Fit]]:
+def _linear(run:Path, store:SkeletonStore, split:str, epochs:int|None, seed:int, kinds:tuple[str, ...], device:str, progress:bool)->dict[str, tuple[dict, Fit]]:
     "The linear protocol on each kind of features of a run; a baseline's learning rate is always chosen inside the training side."
     config, found = linear_config(run, epochs, seed), all_features(run, store, split, kinds, device, progress)
     configs = [config if kind == 'pretrained' else replace(config, lr=None) for kind in kinds]

@@ -12,12 +12,17 @@ __all__ = ['SEGMENTS', 'FPS', 'R', 'L', 'ACTIONS', 'REST', 'FIDGET', 'AZIMUTH', 
            'perform', 'sample_clip', 'pixels', 'orientations', 'skeleton_text', 'write_skeleton', 'plan', 'synthesize']
 
 # %% ../nbs/11_synthetic.ipynb #5224370c
-import io, os, zlib
+import io
+import os
+import zlib
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
+from itertools import pairwise
 from pathlib import Path
-from typing import Callable
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
@@ -48,7 +53,7 @@ class Body:
     @property
     def scale(self)->float: return self.height/1.7
 
-def generator(seed:int, *key)->np.random.Generator:
+def generator(seed:int, *key:int|str)->np.random.Generator:
     "The random generator that belongs to a `seed` and any `key` of names and numbers: the same in every process and order."
     return np.random.default_rng(np.random.SeedSequence([seed, *(zlib.crc32(str(k).encode()) for k in key)]))
 
@@ -121,11 +126,11 @@ class Motion:
         self.wrists = {-1: zero, 1: zero}                         # hand bent to the thumb's side against the forearm
         self.feet = {-1: np.zeros((frames, 3)), 1: np.zeros((frames, 3))}       # m, from standing: outward, up, forward
         self.toes = {-1: zero, 1: zero}                           # toes down
-    def hand(self, side:int, weight:np.ndarray, anchor:str, out, up, forward):
+    def hand(self, side:int, weight:np.ndarray, anchor:str, out:float|np.ndarray, up:float|np.ndarray, forward:float|np.ndarray)->None:
         "Give a hand (-1 right, +1 left) a target with a weight (T,)."
         position = np.stack(np.broadcast_arrays(*(np.asarray(x, float) + 0*weight for x in (out, up, forward))), -1)
         self.hands[side].append((weight, anchor, position))
-    def both(self, *args):
+    def both(self, *args:Any)->None:
         "The same target, mirrored, for both hands."
         for side in (-1, 1): self.hand(side, *args)
 
@@ -244,48 +249,48 @@ class Performance:
 R, L = -1, 1                         # sides: the right hand does what one hand can do
 
 # %% ../nbs/11_synthetic.ipynb #1a06d60b
-def drink(m, u, p):
+def drink(m:Motion, u:np.ndarray, p:Performance)->None:
     w = keys(u, (0, .3, .7, 1), (0, 1, 1, 0))
     m.hand(R, w, 'head', .02, -.07, .12)
     m.nod, m.elbows[R] = -.4*p.amplitude*keys(u, (.28, .42, .6, .72), (0, 1, 1, 0)), p.mix(0, -.1, .35)*w
 
-def brush(m, u, p, place):
+def brush(m:Motion, u:np.ndarray, p:Performance, place:tuple[float, float, float])->None:
     "Brushing: one oscillation, at the place that is given."
     w, stroke = window(u, .2, .82, .2), np.sin(2*np.pi*p.cycles*u)*window(u, .24, .78, .06)
     out, up, forward = place
     m.hand(R, w, 'head', out + .045*p.amplitude*stroke, up, forward + .015*p.amplitude*stroke)
     m.elbows[R] = w*p.mix(0, -.1, .4)
 
-def brush_teeth(m, u, p): brush(m, u, p, (.04, -.075, .12))
-def brush_hair(m, u, p): brush(m, u, p, (.08, .13, .02))
+def brush_teeth(m:Motion, u:np.ndarray, p:Performance)->None: brush(m, u, p, (.04, -.075, .12))
+def brush_hair(m:Motion, u:np.ndarray, p:Performance)->None: brush(m, u, p, (.08, .13, .02))
 
-def wave(m, u, p):
+def wave(m:Motion, u:np.ndarray, p:Performance)->None:
     w = window(u, .2, .8, .2)
     swing = np.sin(2*np.pi*p.cycles*u)*window(u, .2, .8, .1)
     m.hand(R, w, 'shoulder', .32 + .22*p.amplitude*swing, p.mix(0, .3, .75), p.mix(1, .2, .4))
     m.elbows[R] = .3*w
 
-def phone(m, u, p):
+def phone(m:Motion, u:np.ndarray, p:Performance)->None:
     w = keys(u, (.02, .28, .8, 1), (0, 1, 1, 0))
     m.hand(R, w, 'head', .12, -.015, .03)
     m.elbows[R], m.nod, m.lean = p.mix(0, -.1, .3)*w, .08*w, .05*p.amplitude*w
 
-def wipe_face(m, u, p):
+def wipe_face(m:Motion, u:np.ndarray, p:Performance)->None:
     w, stroke = window(u, .2, .8, .2), window(u, .22, .78, .06)
     m.hand(R, w, 'head', .02 + .04*p.amplitude*np.sin(2*np.pi*p.cycles*u)*stroke, .02 + .05*p.amplitude*np.cos(2*np.pi*p.cycles*u)*stroke, .13)
     m.nod, m.elbows[R] = .15*w, p.mix(0, -.1, .35)*w
 
-def point(m, u, p):
+def point(m:Motion, u:np.ndarray, p:Performance)->None:
     w = keys(u, (.06, .34, .7, .95), (0, 1, 1, 0))
     m.hand(R, w, 'shoulder', p.mix(0, -.2, .55), p.mix(1, -.1, .4), .85)
     m.twist, m.look = .15*p.amplitude*w, -p.mix(0, -.1, .4)*w
 
-def salute(m, u, p):
+def salute(m:Motion, u:np.ndarray, p:Performance)->None:
     w = keys(u, (.05, .3, .7, .95), (0, 1, 1, 0))
     m.hand(R, w, 'head', .1, .035, .085)
     m.elbows[R], m.bend = .75*w, -.06*w
 
-def throw(m, u, p):
+def throw(m:Motion, u:np.ndarray, p:Performance)->None:
     a = p.amplitude
     back, release, through = (keys(u, t, v, .03) for t, v in (((0, .38, .5), (0, 1, 0)), ((.38, .5, .66), (0, 1, 0)), ((.52, .66, 1), (0, 1, 0))))
     m.hand(R, back, 'shoulder', .32, p.mix(0, .05, .42), -.3*a)
@@ -300,7 +305,7 @@ def throw(m, u, p):
     m.elbows[R] = .6*window(u, .25, .45, .2)
 
 # %% ../nbs/11_synthetic.ipynb #5a4c5fac
-def drop(m, u, p):
+def drop(m:Motion, u:np.ndarray, p:Performance)->None:
     "From an object held in front, down, let go, and up again with an empty hand."
     down = keys(u, (.08, .42, .52, .92), (0, 1, 1, 0))
     held = (1 - down)*(u < .47)
@@ -312,7 +317,7 @@ def drop(m, u, p):
     m.nod = .25*window(u, .15, .6, .2)
     m.hand(L, p.style[1]*.8*down, 'hips', .13, -.12, .3)
 
-def sit_down(m, u, p):
+def sit_down(m:Motion, u:np.ndarray, p:Performance)->None:
     down = keys(u, (.12, .72), (0, 1))
     m.pelvis = np.stack([0*u, -(.43 + .1*p.style[0])*down, -.4*ease((u - .05)/.6)], -1)
     m.bend = p.amplitude*.75*np.sin(np.pi*np.clip((u - .02)/.86, 0, 1))**2 + p.mix(1, -.15, .1)*ease((u - .5)/.5)
@@ -320,30 +325,30 @@ def sit_down(m, u, p):
     m.nod = .25*window(u, .1, .4, .25)
 
 # %% ../nbs/11_synthetic.ipynb #522ea330
-def clap(m, u, p):
+def clap(m:Motion, u:np.ndarray, p:Performance)->None:
     w = window(u, .18, .84, .18)
     gap = .5 - .5*np.cos(2*np.pi*p.cycles*u)
     m.both(w, 'chest', .015 + .17*p.amplitude*gap, p.mix(0, -.24, .02), p.mix(1, .24, .36))
     m.elbows[R] = m.elbows[L] = .2*w
 
-def rub_hands(m, u, p):
+def rub_hands(m:Motion, u:np.ndarray, p:Performance)->None:
     w, stroke = window(u, .16, .84, .16), np.sin(2*np.pi*p.cycles*u)*window(u, .2, .8, .08)
     for side in (R, L): m.hand(side, w, 'chest', .02, p.mix(0, -.3, -.08) + .02*side*p.amplitude*stroke, p.mix(1, .2, .32) + .05*side*p.amplitude*stroke)
 
-def cheer(m, u, p):
+def cheer(m:Motion, u:np.ndarray, p:Performance)->None:
     w = window(u, .2, .8, .2)
     pump = np.sin(2*np.pi*p.cycles*u)*window(u, .25, .75, .1)
     m.both(w, 'shoulder', p.mix(0, .1, .4), .75 + .18*pump*p.amplitude, p.mix(1, 0, .25))
     m.bend, m.nod = -.1*w, -.12*w
     m.pelvis = np.stack([0*u, .012*pump*p.amplitude - .012*w, 0*u], -1)
 
-def cross_hands(m, u, p):
+def cross_hands(m:Motion, u:np.ndarray, p:Performance)->None:
     w = keys(u, (.05, .35, .68, .98), (0, 1, 1, 0))
     for side, depth in ((R, .0), (L, .05)):
         m.hand(side, w, 'chest', -.1*p.amplitude, p.mix(0, -.14, .08), p.mix(1, .28, .38) + depth)
 
 # %% ../nbs/11_synthetic.ipynb #54f39c71
-def bow(m, u, p):
+def bow(m:Motion, u:np.ndarray, p:Performance)->None:
     times = int(1 + 1.99*p.style[0])
     w = (.5 - .5*np.cos(2*np.pi*times*np.clip((u - .05)/.9, 0, 1)))**.8
     deep = p.amplitude*p.mix(1, .3, .95)/times**.4
@@ -351,7 +356,7 @@ def bow(m, u, p):
     m.pelvis = np.stack([0*u, 0*u, -.12*deep*w], -1)
     m.both(.6*w, 'hips', .13, -.1, .2)
 
-def kick(m, u, p):
+def kick(m:Motion, u:np.ndarray, p:Performance)->None:
     back, front = keys(u, (.05, .35, .48), (0, 1, 0), .02), keys(u, (.38, .54, .62, .92), (0, 1, 1, 0), .02)
     high = p.mix(0, .15, .6)*p.amplitude
     m.feet[R] = np.stack([-.03*front, .2*back + high*front, -.35*back + (.6 + .15*p.style[1])*p.amplitude*front], -1)
@@ -365,7 +370,7 @@ def _flight(phase, share):
     x = (phase % 1 - .5)/share
     return np.maximum(1 - 4*x*x, 0), np.where(np.abs(x) > .5, np.sin(np.pi*np.clip((np.abs(phase % 1 - .5) - share/2)/(.5 - share/2), 0, 1))**2, 0)
 
-def hop(m, u, p):
+def hop(m:Motion, u:np.ndarray, p:Performance)->None:
     w = window(u, .14, .9, .12); inside = np.clip((u - .14)/.76, 0, 1)
     up, crouch = _flight(inside*round(p.cycles), .55)
     up, high = up*(inside > 0)*(inside < 1), .09*p.amplitude
@@ -377,7 +382,7 @@ def hop(m, u, p):
     m.both(w*p.mix(2, .2, .7), 'shoulder', .4, -.65 + .1*up, .35)
     m.elbows[R] = m.elbows[L] = .3*w
 
-def jump(m, u, p):
+def jump(m:Motion, u:np.ndarray, p:Performance)->None:
     times = int(1 + 1.99*p.style[0]); inside = np.clip((u - .05)/.9, 0, 1)
     high = .24*p.amplitude; air = 2*np.sqrt(2*high/9.81)                              # m, and the seconds that gravity allows for it
     up, crouch = _flight(inside*times, np.clip(air*times*FPS/(.9*p.during), .15, .6))
@@ -389,10 +394,10 @@ def jump(m, u, p):
     m.both(lift*p.mix(1, .3, 1), 'shoulder', .2, .55, .45); m.both(.8*crouch*(1 - lift), 'shoulder', .25, -.75, -.45)
 
 # %% ../nbs/11_synthetic.ipynb #6fe75a3b
-def steps(m, u, start:float, stop:float, distance:float, count:int):
+def steps(m:Motion, u:np.ndarray, start:float, stop:float, distance:float, count:int)->None:
     "Walk `distance` metres ahead in `count` steps between the phases `start` and `stop`; a planted foot does not slide."
     edges = np.linspace(start, stop, count + 1); at = {R: 0., L: 0.}; along = {R: 0*u, L: 0*u}; lift = {R: 0*u, L: 0*u}
-    for i, (a, b) in enumerate(zip(edges, edges[1:])):
+    for i, (a, b) in enumerate(pairwise(edges)):
         side, goal = (R, L)[i % 2], distance*min((i + 1)/(count - .5) if count > 1 else 1, 1)
         x = np.clip((u - a)/(b - a), 0, 1)
         along[side], lift[side] = along[side] + (goal - at[side])*ease(x), lift[side] + .1*min(abs(goal - at[side])/.4, 1)*np.sin(np.pi*x)**2
@@ -406,7 +411,7 @@ def steps(m, u, start:float, stop:float, distance:float, count:int):
     for side in (R, L): m.hand(side, window(u, start, stop, .1)*.9, 'shoulder', .12, -.93, -side*-.55*swing + .05)
     m.twist = m.twist - .25*swing
 
-def shake_hands(pair, u, p):
+def shake_hands(pair:list[Motion], u:np.ndarray, p:Performance)->None:
     w = keys(u, (.08, .36, .72, .96), (0, 1, 1, 0))
     pump = .05*p.amplitude*np.sin(2*np.pi*p.cycles*u)*window(u, .4, .68, .06)
     for m in pair:
@@ -414,7 +419,7 @@ def shake_hands(pair, u, p):
         m.bend, m.nod = .16*p.amplitude*w, .1*w
         m.pelvis[:, 2] = .05*w
 
-def punch(pair, u, p):
+def punch(pair:list[Motion], u:np.ndarray, p:Performance)->None:
     one, other = pair
     back, hit = keys(u, (.05, .3, .42), (0, 1, 0), .02), keys(u, (.32, .46, .5, .75), (0, 1, 1, 0), .02)
     slap = p.style[0] > .5
@@ -431,7 +436,7 @@ def punch(pair, u, p):
     other.feet[R] = np.stack([0*u, .07*np.sin(np.pi*np.clip((u - .46)/.12, 0, 1))**2, -.22*keys(u, (.46, .58, .8, .97), (0, 1, 1, 0))], -1)
     other.both(p.style[2]*.7*react, 'chest', .1, .02, .25)
 
-def walk_towards(pair, u, p):
+def walk_towards(pair:list[Motion], u:np.ndarray, p:Performance)->None:
     path = (p.distance - p.mix(0, .55, .95))/2
     for m in pair: steps(m, u, .04, .96, path, max(2, round(path/(.5*p.amplitude))))
 
@@ -481,24 +486,24 @@ REST = {'hang': None, 'belly': ('chest', .035, -.37, .2), 'hip': ('hips', .17, .
 FIDGET = {'nose': ('head', .02, -.03, .13), 'hair': ('head', .07, .09, .04), 'belly': ('chest', .02, -.33, .2), 'chest': ('chest', .06, -.12, .16), 'hip': ('hips', .17, .06, .05),
           'out': ('shoulder', .5, -.6, .35)}
 
-def posture(motion:Motion, body:Body, u:np.ndarray, p:Performance):
+def posture(motion:Motion, body:Body, u:np.ndarray, p:Performance)->None:
     "Before the action is set: how the actor rests, whether it sits, and how it stands on its feet."
     change = ease((u - .3)/.4)
     for i, side in enumerate((-1, 1)):
         for name, weight in ((p.rest[i], 1 - change), (p.rest[i + 2], change)):
-            if REST[name]: motion.rest[side].append((weight, REST[name][0], np.array(REST[name][1:])))
+            if place := REST[name]: motion.rest[side].append((weight, place[0], np.array(place[1:])))
     if p.seated: motion.pelvis = motion.pelvis + [0, -.45*body.scale, -.38*body.scale]
     r = np.random.default_rng(p.idle)
     for side in (-1, 1): motion.feet[side] = motion.feet[side] + np.array([.02, 0, .05])*r.normal(size=3)
 
-def fidget(motion:Motion, p:Performance):
+def fidget(motion:Motion, p:Performance)->None:
     "What the hands do beside the action, as far as the action leaves them free."
     t = np.arange(p.frames)/FPS
     for side, when, seconds, what in p.fidgets:
         start = when*p.frames/FPS; w = window(t, start, start + seconds, .5)*np.prod([1 - x[0] for x in motion.hands[side]] or [1 + 0*t], axis=0)
         motion.hand(side, w, *FIDGET[what])
 
-def sway(motion:Motion, body:Body, seed:int, size:float=1., turning:float=0.):
+def sway(motion:Motion, body:Body, seed:int, size:float=1., turning:float=0.)->None:
     "Add the slow movements of a person who stands (weight, trunk, head, hands), a slow turn, and targets that are missed a little."
     T = len(motion.yaw); r = np.random.default_rng(seed)
     t, channels, waves = np.arange(T)[:, None, None]/FPS, 16, 3
@@ -648,7 +653,7 @@ def sense(clean:np.ndarray, r:np.random.Generator, noise:float=1., dropout:float
     state = np.where(hidden, 1, 2)
     for m in range(M):
         for _ in range(r.poisson(dropout*T/100)):
-            part, start, stop = _LOSS[r.integers(len(_LOSS))], *np.sort(r.integers(1, T, 2)); stop = min(stop, start + int(r.integers(3, 14)))
+            part, (start, stop) = _LOSS[r.integers(len(_LOSS))], np.sort(r.integers(1, T, 2)); stop = min(stop, start + int(r.integers(3, 14)))
             kind = r.random()
             if kind < .12: joints[start:stop, m], state[start:stop, m] = joints[start:stop, m][:, _SWAP], 1
             elif kind < .68: joints[start:stop, m, part], state[start:stop, m, part] = joints[start - 1, m, part], 1
@@ -678,7 +683,7 @@ class Take:
             rate=p.cycles*FPS/p.during if a.rate[1] else 0., view=AZIMUTH[p.camera] - AZIMUTH[FACES[p.replication]] - p.facing, height=height, distance=distance,
             frames=p.frames, cut_start=p.cut[0], cut_stop=p.cut[1], rest=p.rest[0], fidgets=len(p.fidgets), **{f'style{i}': s for i, s in enumerate(p.style)})
 
-def perform(action:int, subject:int=1, camera:int=1, setup:int=1, replication:int=1, seed:int=0, config:MannequinConfig=MannequinConfig(), **factors)->Take:
+def perform(action:int, subject:int=1, camera:int=1, setup:int=1, replication:int=1, seed:int=0, config:MannequinConfig=MannequinConfig(), **factors:Any)->Take:
     """One take of an action: a new performance for each (seed, action, subject, camera, setup, replication).
 
     Parameters
@@ -699,7 +704,7 @@ def perform(action:int, subject:int=1, camera:int=1, setup:int=1, replication:in
     joints, state = sense(clean, r, config.noise, config.dropout)
     return Take(p, clean, joints, state, first=int(r.integers(1, 6)) if r.random() < config.late else 0)
 
-def sample_clip(action:int, seed:int=0, clean:bool=False, **options)->np.ndarray:
+def sample_clip(action:int, seed:int=0, clean:bool=False, **options:Any)->np.ndarray:
     "A clip (T, M, V, C) of an action, seen from the front in camera coordinates (metres), for pictures and examples; options as in `perform`."
     take = perform(action, **(dict(subject=1 + seed % 40, camera=2, replication=2, setup=LEVEL, seed=seed) | options))
     return (take.clean if clean else take.joints).astype(np.float32)
@@ -745,7 +750,7 @@ def skeleton_text(take:Take)->str:
         for m in range(M): lines.append(body % (ids[m], *lean[t, m], *numbers[t, m].ravel().tolist()))
     return ''.join(lines)
 
-def write_skeleton(file:str|Path|io.TextIOBase, take:Take):
+def write_skeleton(file:str|Path|io.TextIOBase, take:Take)->None:
     "Write a take in NTU's format to a path or an open text file."
     if hasattr(file, 'write'): file.write(skeleton_text(take))
     else: Path(file).write_text(skeleton_text(take), encoding='ascii', newline='\n')

@@ -9,6 +9,7 @@ __all__ = ['CONTROLS', 'TABLE', 'EXPLORE', 'TABLE_STYLE', 'STEPS', 'MAPS', 'MAPS
 # %% ../nbs/69_widgets.ipynb #c757e688
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,9 +30,9 @@ from .preprocess import preprocess
 from .skeleton import NTU25, Skeleton, adjacency_power
 from .synthetic import sample_clip
 
-# %% ../nbs/69_widgets.ipynb #3df74b3a
+# %% ../nbs/69_widgets.ipynb #2a6c5517
 @lru_cache(maxsize=256)
-def how_often(skeleton: Skeleton, count: int = 10_000, **options) -> np.ndarray:
+def how_often(skeleton: Skeleton, count: int = 10_000, **options: Any) -> np.ndarray:
     """Share of `count` spatial masks that hide each joint, (V,) in [0, 1]; `options` of `spatial_mask`, seeds by hand as a tuple."""
     return spatial_mask(skeleton, count, Generator().manual_seed(0), **options).double().mean(0).numpy()
 
@@ -80,7 +81,7 @@ function controls(root, model) {
 }
 """
 
-# %% ../nbs/69_widgets.ipynb #3777b8bf
+# %% ../nbs/69_widgets.ipynb #ef33fffb
 TABLE = r"""
 const ROW = 15, WALK = 10, WIDE = 320;                           // pixels: a joint's row, a joint's column, all frames
 
@@ -122,7 +123,8 @@ function table(root, model, toggle) {
     g.textAlign = "right";
     if (score.length) score.forEach((x, j) => g.fillText(x + (hidden[j] ? " ○" : "  "), V * WALK + 34, (j + 0.75) * ROW));
     hovered = (i, j) => j < V && i < V ? `${names[i]} to ${names[j]}: ${D[i * V + j]} walks` : score.length && i < V ? `${names[i]}: score ${score[i]}` : "";
-    say(walks, `D: walks of ${n} steps, 0 to ${largest}; score`, `Walks of ${n} steps between all joints, from 0 to ${largest}; columns of the seeds are framed: ${shown.seeds.map(j => names[j]).join(", ")}`);
+    say(walks, `D: walks of ${n} steps, 0 to ${largest}; score`,
+      `Walks of ${n} steps between all joints, from 0 to ${largest}; columns of the seeds are framed: ${shown.seeds.map(j => names[j]).join(", ")}`);
 
     g = fresh(frames.canvas, WIDE, height);
     const wide = WIDE / T;
@@ -146,7 +148,7 @@ function table(root, model, toggle) {
 }
 """
 
-# %% ../nbs/69_widgets.ipynb #b71f6e4f
+# %% ../nbs/69_widgets.ipynb #4e83ee54
 EXPLORE = r"""
 function explorer(root, model) {
   const get = name => model.get(name), top = make("div", root, {className: "top"}), left = make("div", top), right = make("div", top, {className: "settings"});
@@ -177,10 +179,10 @@ function explorer(root, model) {
 
   const eye = new IntersectionObserver(([entry]) => { if (entry.isIntersecting) lower.draw(); });     // colours are known once it is on the page
   eye.observe(root);
-  root.addEventListener("transitionend", lower.draw);           // another theme, other colours
+  const theme = onTheme(root, lower.draw);
   model.on("change:shown", update);
   update();
-  return () => { model.off("change:shown", update); eye.disconnect(); show.clean(); };
+  return () => { model.off("change:shown", update); theme(); eye.disconnect(); show.clean(); };
 }
 export default { render({model, el}) { return explorer(make("div", el, {className: "scdnet"}), model); } };
 """
@@ -211,7 +213,7 @@ def _example(skeleton: Skeleton, frames: int) -> np.ndarray:
     clip = sample_clip(23, clean=True)
     return clip[np.linspace(0, len(clip) - 1, frames).round().astype(int)]
 
-# %% ../nbs/69_widgets.ipynb #0c041d7c
+# %% ../nbs/69_widgets.ipynb #3f566ea8
 class MaskExplorer(SkeletonPlayer):
     """The masks of Sec. 3.4 with sliders: which joints and frames are hidden, why these, and how often each.
 
@@ -244,7 +246,7 @@ class MaskExplorer(SkeletonPlayer):
     bounds = Dict().tag(sync=True)                              # of the sliders
     shown = Dict().tag(sync=True)                               # the answer: masks, walks, scores, shares, sentences
 
-    def __init__(self, skeleton: Skeleton = NTU25, clip=None, frames: int = 64, **options):
+    def __init__(self, skeleton: Skeleton = NTU25, clip: np.ndarray | None = None, frames: int = 64, **options: Any):
         clip = _example(skeleton, frames) if clip is None else clip
         V, T = skeleton.num_joints, len(clip)
         self._clip_frames = T
@@ -320,8 +322,8 @@ class MaskExplorer(SkeletonPlayer):
         right.set(title="how often", xlabel="hidden (%)", xlim=(0, 100), ylim=(len(joints) - 0.5, -0.5), yticks=[])
         return figure
 
-# %% ../nbs/69_widgets.ipynb #8e2d4b58
-STEPS = {"crop": {"crop_low": 1.0}, "rotate": {"rotate": False}, "flip": {"flip": False}, "shear": {"shear": False},
+# %% ../nbs/69_widgets.ipynb #e355d835
+STEPS: dict[str, dict[str, object]] = {"crop": {"crop_low": 1.0}, "rotate": {"rotate": False}, "flip": {"flip": False}, "shear": {"shear": False},
          "hide joints": {"spatial": "none"}, "hide frames": {"temporal": "none"}}           # each step of Eq. 9, and how a configuration leaves it out
 
 
@@ -352,7 +354,7 @@ def chain(clip: np.ndarray, skeleton: Skeleton, steps: Sequence[str] = tuple(STE
         made.append((shown, (ones == 0).all((1, 3))))                                       # a joint that was nowhere zero, and is now, is hidden
     return made
 
-# %% ../nbs/69_widgets.ipynb #610b9809
+# %% ../nbs/69_widgets.ipynb #20814ade
 class ViewExplorer(Pictured, VBox):
     """Two views of a clip, step by step: a row for each view, a player for each step, a tick that leaves the step out.
 
@@ -365,7 +367,7 @@ class ViewExplorer(Pictured, VBox):
     options : of `SkeletonPlayer`.
     """
 
-    def __init__(self, clip=None, skeleton: Skeleton = NTU25, up: str = "z", draw: int = 0, **options):
+    def __init__(self, clip: np.ndarray | None = None, skeleton: Skeleton = NTU25, up: str = "z", draw: int = 0, **options: Any):
         self.clip = preprocess(sample_clip(6), NTU25, 1) if clip is None else as_clip(clip)
         self.skeleton = skeleton
         self.steps = {step: Checkbox(True, description=step, indent=False, layout={"width": "auto"}) for step in STEPS}
@@ -417,7 +419,7 @@ class ViewExplorer(Pictured, VBox):
             axis.title.set_fontsize(8)
         return figure
 
-# %% ../nbs/69_widgets.ipynb #4e784b4f
+# %% ../nbs/69_widgets.ipynb #3c79e6d6
 MAPS = r"""
 const SIDE = 340, DOT = 4.5;
 const SHAPES = [(g, x, y) => g.arc(x, y, DOT, 0, 7), (g, x, y) => g.rect(x - 4, y - 4, 8, 8),
@@ -510,19 +512,20 @@ function maps(root, model) {
 
   function chosen() {
     const picked = get("picked");
-    status.textContent = picked.length ? `${picked.length} of ${N} clips picked: ${picked.slice(0, 4).map(j => names[j]).join("; ")}${picked.length > 4 ? "; …" : ""}` : "Pick points to see their clips.";
+    status.textContent = picked.length ? `${picked.length} of ${N} clips picked: ${picked.slice(0, 4).map(j => names[j]).join("; ")}${picked.length > 4 ? "; …" : ""}`
+      : "Pick points to see their clips.";
     draw();
   }
 
   by.onchange = () => { model.set({colour: by.value}); model.save_changes(); };
   const show = get("playable") ? player(make("div", root), model) : {clean: () => {}}, eye = new IntersectionObserver(([entry]) => { if (entry.isIntersecting) draw(); });
   eye.observe(root);
-  root.addEventListener("transitionend", draw);
+  const theme = onTheme(root, draw);
   model.on("change:picked", chosen);
   model.on("change:colour", colour);
   colour();
   chosen();
-  return () => { model.off("change:picked", chosen); model.off("change:colour", colour); eye.disconnect(); show.clean(); };
+  return () => { model.off("change:picked", chosen); model.off("change:colour", colour); theme(); eye.disconnect(); show.clean(); };
 }
 export default { render({model, el}) { return maps(make("div", el, {className: "scdnet"}), model); } };
 """
@@ -584,7 +587,8 @@ class ClueExplorer(SkeletonPlayer):
     picked = List(Int()).tag(sync=True)                         # indices of clips
     playable = Bool().tag(sync=True)
 
-    def __init__(self, spatial, temporal, about: pd.DataFrame, clips=None, skeleton: Skeleton = NTU25, up: str = "z", most: int = 4, **options):
+    def __init__(self, spatial: np.ndarray, temporal: np.ndarray, about: pd.DataFrame, clips: Sequence[np.ndarray] | None = None,
+                 skeleton: Skeleton = NTU25, up: str = "z", most: int = 4, **options: Any):
         counts = {"spatial": len(spatial), "temporal": len(temporal), "about": len(about)} | ({} if clips is None else {"clips": len(clips)})
         if len(set(counts.values())) != 1:
             raise InputError("clues: " + ", ".join(f"{count} {name}" for name, count in counts.items()) + ", expected as many of each")

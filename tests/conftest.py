@@ -1,4 +1,21 @@
-"""Before any test imports tqdm: progress bars would stand between the lines that tests read."""
+"""What tests share. Set before any test imports tqdm: progress bars would stand between the lines that tests read."""
 import os
+import shutil
+
+import pytest
 
 os.environ.setdefault("TQDM_DELAY", "600")  # seconds
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """The system's Chromium, one for all tests."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install -c constraints.txt -e '.[dev]'")
+    if CHROMIUM is None:
+        pytest.skip("no Chromium: apt-get install chromium fonts-dejavu-core")
+    with playwright.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=CHROMIUM, headless=True, args=QUIET)
+        yield browser
+        browser.close()

@@ -1,4 +1,5 @@
 """What torchrun starts in test_ranks.py, on every rank: one step of each kind, features, and a run that stops after five steps."""
+import contextlib
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -81,10 +82,8 @@ def main(folder):
         torch.save(normalised(norm, (slice(3), slice(3, 7))[rank()]), folder / f"norm-{rank()}.pt")
         torch.save(clues(store), folder / f"clues-{rank()}.pt")
         scdnet.pretrain.Pretraining = Stopped
-        try:
+        with contextlib.suppress(KeyboardInterrupt):
             pretrain(store, "half", CONFIG, folder / "run", preset="demo", progress=False)
-        except KeyboardInterrupt:
-            pass
 
 
 if __name__ == "__main__":

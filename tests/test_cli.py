@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,31 @@ def test_help_is_quick_and_names_every_command():
 def test_each_command_has_help(words):
     done = scdnet(*words, "--help")
     assert done.returncode == 0 and "usage: scdnet " + " ".join(words) in done.stdout and "Example" in done.stdout
+
+
+@pytest.mark.parametrize("words", [[]] + [[name] for name in COMMANDS] + [["evaluate", name] for name in PROTOCOLS], ids=" ".join)
+def test_help_fits_a_screen_and_shows_one_example(words, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "100")
+    assert main([*words, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("\n") <= 45 and shown.count("Example: ") == 1
+    usage, *lines = shown.splitlines()
+    assert usage.startswith("usage: scdnet") and max(map(len, lines)) <= 100
+
+
+@pytest.mark.parametrize("words", [["pretrain"], ["ablate"]], ids=" ".join)
+def test_help_names_every_field_of_the_configuration(words, monkeypatch, capsys):
+    def fields(config, at="--"):
+        return [f for name, value in asdict(config).items() for f in
+                ([f"{at}{name}.{inner}" for inner in value] if isinstance(value, dict) else [f"{at}{name}"])]
+
+    wanted = {name.replace("_", "-") for name in fields(PRESETS["paper"])}
+    for page in ("--help", "-h", "--help-all"):
+        assert main([*words, "--preset", "paper", page]) == 0
+        shown = capsys.readouterr().out
+        there = {word.strip(",") for word in shown.split() if word.startswith("--")}
+        assert wanted <= there | {re.sub(r"(--(?:\w+\.)?)no-", r"\1", word) for word in there}, page
+        assert ("--queue-size 8192" in shown) == (page != "--help-all")
 
 
 def test_help_does_not_call_a_number_of_the_demo_the_papers():
@@ -318,7 +344,7 @@ WRONG = {"split": ("--split", "ysub", "ysub"), "store": ("--store", "nowhere", "
          "drops": ("--optim.drops", "2", "optim.drops"), "seed": ("--seed", "-1", "seed"), "temperature": ("--temperature", "nan", "temperature")}
 PRETRAIN = ("batch", "heads", "rate", "decay", "warm-up", "drops", "seed", "temperature")
 CASES = [(words, wrong) for words in LEARNING for wrong in WRONG if (WRONG[wrong][0] in words or wrong in ("device", "epochs", *PRETRAIN))
-         and not (wrong in ("epochs",) and (words[0] == "embed" or words[1] == "knn"))
+         and not (wrong == "epochs" and (words[0] == "embed" or words[1] == "knn"))
          and not (wrong in PRETRAIN and words[0] != "pretrain") and not (wrong == "layout" and words[0] == "pretrain")]
 
 

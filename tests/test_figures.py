@@ -12,8 +12,7 @@ from commands import assert_mistake, scdnet, tree
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from small import TINY, random_walks
 
-from scdnet.figures import (METHODS, confusion_figure, encoded, figure1, gain_figure, label_rows, labels_figure, most_confused, paper_label_rows,
-                            radar, short)
+from scdnet.figures import METHODS, confusion_figure, encoded, figure1, gain_figure, label_rows, labels_figure, most_confused, paper_label_rows, radar, short
 from scdnet.files import shipped
 from scdnet.linear import class_by_class
 from scdnet.pretrain import pretrain

@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from scdnet.augment import ViewConfig
 from scdnet.encoder import EncoderConfig
@@ -157,7 +156,7 @@ def test_impossible_settings(folder):
 
 
 def test_a_loss_that_is_not_finite_stops(folder):
-    with pytest.raises(FloatingPointError, match="learning rate 1e[+]30"):
+    with pytest.raises(FloatingPointError, match=r"learning rate 1e\+30"):
         evaluate_finetune(folder / "joint", SkeletonStore.open(folder / "store"), "half", replace(FINETUNE, epochs=5, optim=OptimConfig(lr=1e30)), device="cpu")
 
 

@@ -9,8 +9,7 @@ import zipfile
 import numpy as np
 import pytest
 from commands import assert_mistake, scdnet, table, tree
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from scdnet.files import InputError
 from scdnet.formats import ntu
@@ -226,10 +225,10 @@ def test_nwucla_round_trip(tmp_path):
 
 # archives
 
-HOSTILE = NTU.format(BAD)
+HOSTILE, BYTES = NTU.format(BAD), TEXT.encode()
 
 
-def hostile(path, name=HOSTILE, content=TEXT.encode(), **changed):
+def hostile(path, name=HOSTILE, content=BYTES, **changed):
     """A zip of the good files and one more, some of whose fields in the directory say something else."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for good, text in contents(NTU, ntu_text).items():

@@ -11,7 +11,6 @@ import pytest
 
 from scdnet.cli import main
 from scdnet.formats import pku
-from scdnet.formats.base import Entry
 from scdnet.store import SkeletonStore
 from scdnet.synthetic_pku import perform_video, synthesize_pku
 
@@ -351,7 +350,7 @@ def test_a_zip_that_climbs_out(whole, tmp_path):
 
 def test_a_zip_bomb_and_a_damaged_member(raw, store, tmp_path, monkeypatch):
     """A member that is too large is refused before it is read; one with a wrong checksum when it is read."""
-    monkeypatch.setattr(Entry.read, "__defaults__", (2**24,))
+    monkeypatch.setattr(pku, "LARGEST", 2**24)
     with zipfile.ZipFile(tmp_path / "raw.zip", "w") as archive:
         for file in sorted((raw / SKELETONS).iterdir()):
             archive.write(file, file.name)

@@ -35,9 +35,9 @@ def run(*command, cwd=ROOT, timeout=TIME_LIMIT):
 
 @pytest.fixture(scope="session")
 def runs(request):
-    """A notebook's path -> the future of its run; two run at a time, each in a process of its own (nbdev's workers share modules)."""
+    """A notebook's path -> the future of its run, each in a process of its own (nbdev's workers share modules): two at a time, or one beside another worker."""
     chosen = {item.callspec.params["notebook"] for item in request.session.items if item.name.startswith("test_runs[")}
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(1 if "PYTEST_XDIST_WORKER" in os.environ else 2) as pool:
         futures = {p: pool.submit(run, BIN / "nbdev_test", "--path", p, "--do_print", "--n_workers", "0") for p in sorted(chosen)}
         yield futures
         for future in futures.values():

@@ -1,4 +1,5 @@
 """What a notebook tests badly: `prepare` that is interrupted or killed, and its memory."""
+import contextlib
 import multiprocessing
 import os
 import random
@@ -58,7 +59,7 @@ def group(process):
     found = []
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
-            fields = open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         except OSError:
             continue
         if int(fields[3]) == process.pid and fields[0] != "Z":
@@ -161,10 +162,8 @@ def test_memory_of_all_processes_stays_below_600_mb(archive, tmp_path):
     while process.poll() is None:
         pages = []
         for pid in group(process):
-            try:
+            with contextlib.suppress(OSError):                 # it has ended meanwhile
                 pages.append(int(Path(f"/proc/{pid}/statm").read_text().split()[1]))
-            except OSError:
-                pass                                           # it has ended meanwhile
         peak = max(peak, sum(pages) * os.sysconf("SC_PAGE_SIZE"))
         time.sleep(0.05)
     assert process.returncode == 0 and 50e6 < peak < 600e6, peak

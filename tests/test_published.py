@@ -123,7 +123,7 @@ def test_a_file_of_another_shape(tmp_path):
     file = tmp_path / "mine.csv"
     for text in ("", "a,b\n1,2\n", "a,b\n1,2,3\n1\n1,2,3,4\n"):
         file.write_text(text)
-        with pytest.raises(InputError, match="mine.csv"):
+        with pytest.raises(InputError, match=r"mine\.csv"):
             published_cells(file)
     with pytest.raises(InputError, match="expected one of 1, 2, 3"):
         published(9)

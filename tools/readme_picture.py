@@ -1,24 +1,37 @@
-"""The README's picture: the two strips of the book's first page, one above the other, written to docs/views.png."""
-import ast
-import io
-import json
+"""The README's picture that moves, docs/views.gif: a recording, and two views of it as the encoder gets them."""
 from pathlib import Path
 
+import numpy as np
+import torch
+from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.figure import Figure
-from PIL import Image
 
-root = Path(__file__).parents[1]
-names, strips = {}, []
-for cell in json.loads((root / "nbs" / "index.ipynb").read_text())["cells"]:
-    code = ast.parse("".join(cell["source"])).body if cell["cell_type"] == "code" and "#| hide" not in cell["source"][0] else []
-    for statement in code:
-        if not isinstance(statement, ast.Expr):
-            exec(compile(ast.Module([statement], []), "index", "exec"), names)
-        elif isinstance(figure := eval(compile(ast.Expression(statement.value), "index", "eval"), names), Figure):
-            buffer = io.BytesIO()
-            figure.savefig(buffer, dpi=130)
-            strips.append(Image.open(buffer).convert("RGB"))
-picture = Image.new("RGB", (max(strip.width for strip in strips), sum(strip.height for strip in strips)), "white")
-for i, strip in enumerate(strips):
-    picture.paste(strip, (0, sum(above.height for above in strips[:i])))
-picture.quantize(32).save(root / "docs" / "views.png", optimize=True)
+from scdnet import draw
+from scdnet.augment import ViewConfig, views
+from scdnet.preprocess import preprocess
+from scdnet.skeleton import NTU25
+from scdnet.synthetic import sample_clip
+
+clip = preprocess(sample_clip(6), NTU25, 1)  # pick up: (T, M, V, C), metres
+source, config = (torch.from_numpy(clip), torch.tensor([0]), torch.tensor([len(clip)]), NTU25), ViewConfig(p=1, shear_amount=0.3, crop_low=0.8)
+pair = [views(*source, config, torch.Generator().manual_seed(seed))[0].permute(1, 3, 2, 0).numpy() for seed in (0, 11)]  # (C, T, V, M) -> (T, M, V, C)
+times = np.linspace(0, len(clip) - 1, len(pair[0])).round().astype(int)
+panels = {"a recording": clip[times], "a view of it": pair[0], "another view of it": pair[1]}
+
+flat = [draw.project(draw.as_clip(panel), "z", 60) for panel in panels.values()]
+seen = [draw.visible(draw.as_clip(panel), NTU25) for panel in panels.values()]
+low, high = np.min([draw.limits(f, s)[0] for f, s in zip(flat, seen)], 0), np.max([draw.limits(f, s)[1] for f, s in zip(flat, seen)], 0)
+figure = Figure(figsize=(7.2, 3.6), dpi=100, layout="constrained")
+axes = figure.subplots(1, len(panels))
+
+
+def show(t: int) -> None:
+    for axis, title, points, there in zip(axes, panels, flat, seen):
+        axis.clear()
+        if not there[t].any():
+            axis.text(0.5, 0.5, "hidden", transform=axis.transAxes, ha="center", color="grey")
+        draw.paint(axis, points[t], there[t], NTU25, size=12)
+        axis.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal", title=title, xticks=[], yticks=[])
+
+
+FuncAnimation(figure, show, frames=len(times)).save(Path(__file__).parents[1] / "docs" / "views.gif", PillowWriter(fps=12))

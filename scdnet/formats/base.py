@@ -5,24 +5,25 @@
 # %% auto #0
 __all__ = ['Place', 'Entry', 'list_entries', 'Clip', 'LeftOut', 'Scan', 'Format', 'class_names']
 
-# %% ../../nbs/12_formats.ipynb #a16ee724
+# %% ../../nbs/12_formats.ipynb #258feb1d
 import contextlib
 import csv
 import os
 import struct
+import sys
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..files import InputError, shipped
+from ..files import InputError, read_bytes, shipped
 from ..skeleton import Skeleton
 
-# %% ../../nbs/12_formats.ipynb #e4f3805a
+# %% ../../nbs/12_formats.ipynb #17bb181a
 class Place(NamedTuple):
     """Where a member lies in its archive, as the archive's directory says."""
 
@@ -65,15 +66,13 @@ class Entry:
 
     def read(self, limit: int = 2**28) -> bytes:
         """The whole content; InputError if it cannot be read or is longer than `limit` bytes."""
-        if self.size > limit:
-            raise InputError(f"{self.label}: {self.size} bytes, expected at most {limit}")
         with _readable(self):
-            return _read_disk(self) if self.member is None else _read_member(self, limit)
+            return read_bytes(self.path, limit) if self.member is None else _read_member(self, limit)
 
     def head(self, count: int) -> bytes:
         """The first `count` bytes of the content, all of it where that is shorter; InputError if they cannot be read."""
         with _readable(self):
-            return _read_disk(self, count) if self.member is None else _unpack(self, self.place or _look_up(self), count)
+            return read_bytes(self.path, sys.maxsize, count) if self.member is None else _unpack(self, self.place or _look_up(self), count)
 
 
 @contextlib.contextmanager
@@ -83,14 +82,11 @@ def _readable(entry: Entry) -> Iterator[None]:
     except (OSError, zipfile.BadZipFile, zlib.error, struct.error) as error:
         raise InputError(f"{entry.label}: cannot be read ({error})") from error
 
-# %% ../../nbs/12_formats.ipynb #f1877239
-def _read_disk(entry: Entry, count: int = -1) -> bytes:
-    with open(entry.path, "rb") as file:
-        return file.read(count)
-
-
+# %% ../../nbs/12_formats.ipynb #57d4f249
 def _read_member(entry: Entry, limit: int) -> bytes:
     place = entry.place or _look_up(entry)
+    if place.size > limit:
+        raise InputError(f"{entry.label}: {place.size} bytes, expected at most {limit}")
     if place.packed > limit:
         raise zipfile.BadZipFile(f"{place.packed} bytes packed, expected at most {limit}")
     content = _unpack(entry, place, place.size + 1)
@@ -119,11 +115,11 @@ def _unpack(entry: Entry, place: Place, count: int) -> bytes:
 
 def _look_up(entry: Entry) -> Place:
     for other in _members(entry.path, lambda *_: None):
-        if other.member == entry.member:
+        if other.member == entry.member and other.place:
             return other.place
     raise zipfile.BadZipFile("the archive has no such member")
 
-# %% ../../nbs/12_formats.ipynb #701e4b49
+# %% ../../nbs/12_formats.ipynb #8dbeda78
 def list_entries(source: str | Path, bad: "list[LeftOut] | None" = None) -> list[Entry]:
     """Every file of a folder (recursive), a zip archive or a single file, sorted by place.
 
@@ -154,10 +150,10 @@ def list_entries(source: str | Path, bad: "list[LeftOut] | None" = None) -> list
     else:
         raise InputError(f"{source}: no such file or folder")
     if not found:
-        raise InputError(bad[before].reason if len(bad or ()) > before else f"{source}: holds no file, expected recordings")
+        raise InputError(bad[before].reason if bad and len(bad) > before else f"{source}: holds no file, expected recordings")
     return found
 
-# %% ../../nbs/12_formats.ipynb #0c2bf8aa
+# %% ../../nbs/12_formats.ipynb #07d5e22c
 def _unreadable(error: OSError) -> None:
     raise InputError(f"{error.filename}: cannot be read ({error.strerror})") from error
 
@@ -168,6 +164,9 @@ def _junk(name: str) -> bool:
 
 
 def _one_file(path: str, refuse: Callable[[str, str], None]) -> list[Entry]:
+    if not os.path.isfile(path):
+        refuse(path, f"{path}: is no ordinary file, expected a recording or an archive")
+        return []
     return _members(path, refuse) if path.lower().endswith(".zip") else [Entry(path)]
 
 
@@ -175,6 +174,8 @@ def _members(path: str, refuse: Callable[[str, str], None]) -> list[Entry]:
     try:
         with zipfile.ZipFile(path) as archive:
             infos = sorted((info for info in archive.infolist() if not info.is_dir()), key=lambda info: info.filename)
+        if sum(info.compress_size for info in infos) > os.path.getsize(path):
+            raise zipfile.BadZipFile("its members overlap")
     except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError) as error:
         refuse(path, f"{path}: cannot be read as a zip archive ({error})")
         return []
@@ -212,7 +213,7 @@ class LeftOut:
     reason: str
     bad: bool = False      # True: something is wrong with it; False: a rule of the preparation leaves it out
 
-# %% ../../nbs/12_formats.ipynb #cd058768
+# %% ../../nbs/12_formats.ipynb #dc6d87c8
 @dataclass
 class Scan:
     """What a format found in its sources."""
@@ -239,7 +240,7 @@ class Format:
     expects: str                                   # in words, for messages
     recognise: Callable[[Entry], bool]
     scan: Callable[..., Scan]
-    read: Callable[[object], list]                 # a task -> its clips, each a Clip or a LeftOut
+    read: Callable[[Any], list]                    # a task -> its clips, each a Clip or a LeftOut
 
 # %% ../../nbs/12_formats.ipynb #47141f1f
 def class_names(dataset: str) -> list[str]:

@@ -35,7 +35,7 @@ def read_labels(array: Array) -> tuple[list[int | None], int]:
         If the array is neither (N, classes) nor (N,).
     """
     shape = array.shape
-    if len(shape) > 2 or len(shape) == 2 and not 1 <= shape[1] <= LABELS:
+    if len(shape) > 2 or (len(shape) == 2 and not 1 <= shape[1] <= LABELS):
         raise InputError(f"{array.label}: shape {shape}, expected one-hot labels (clips, classes) or numbers (clips,)")
     labels: list[int | None] = []
     for start in range(0, shape[0], 4096):

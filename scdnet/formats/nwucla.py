@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['CLASSES', 'FARTHEST', 'LARGEST', 'NAME', 'FORMAT', 'parse_name', 'read_clip', 'read', 'recognise', 'scan']
 
-# %% ../../nbs/13_formats_nwucla.ipynb #b07ecddb
-import json
+# %% ../../nbs/13_formats_nwucla.ipynb #5da4ab7b
 import re
+from typing import Any
 
 import numpy as np
 
-from ..files import InputError
+from ..files import InputError, parse_json
 from .base import Clip, Entry, Format, Scan, class_names
 from ..skeleton import KINECT20
 
@@ -29,7 +29,7 @@ def parse_name(name: str) -> dict[str, int]:
         raise InputError(f"{name}: not an NW-UCLA name, expected aAA_sSS_eEE_vVV")
     return dict(zip(("action", "subject", "replication", "camera"), map(int, match.groups())))
 
-# %% ../../nbs/13_formats_nwucla.ipynb #57333e79
+# %% ../../nbs/13_formats_nwucla.ipynb #3a1ce654
 def read_clip(data: bytes, where: str) -> tuple[np.ndarray, int]:
     """Frames and label of one NW-UCLA file.
 
@@ -50,12 +50,7 @@ def read_clip(data: bytes, where: str) -> tuple[np.ndarray, int]:
     InputError
         If the content is not the expected JSON, or holds a wrong number of joints, a number that is not finite or a label outside 1-10.
     """
-    try:
-        content = json.loads(data.decode("utf-8-sig"))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{where}, line {error.lineno}: not JSON ({error.msg})") from error
-    except (ValueError, RecursionError) as error:                    # no text; a number of thousands of digits; too many brackets
-        raise InputError(f"{where}: not JSON ({error})") from error
+    content = parse_json(data, where)
     if not isinstance(content, dict) or not {"skeletons", "label"} <= content.keys():
         raise InputError(f"{where}: expected a JSON object with 'skeletons' and 'label'")
     label, count = content["label"], len(CLASSES)
@@ -64,22 +59,25 @@ def read_clip(data: bytes, where: str) -> tuple[np.ndarray, int]:
     return _frames(content["skeletons"], where)[:, None], label - 1
 
 
-def _frames(skeletons: object, where: str) -> np.ndarray:
-    """The nested lists as a (T, V, C) array."""
-    expected = f"expected frames of {KINECT20.num_joints} joints with 3 numbers"
-    try:
-        frames = np.array(skeletons)
-    except ValueError as error:
-        raise InputError(f"{where}: 'skeletons' is not a regular array, {expected}") from error
-    if frames.dtype.kind not in "if":
+def _frames(skeletons: Any, where: str) -> np.ndarray:
+    """The nested lists as a (T, V, C) array, which is made when they are known to be one: NumPy would turn a long word among them into gigabytes."""
+    joints, shape, first = KINECT20.num_joints, (), skeletons
+    while isinstance(first, list):
+        shape, first = (*shape, len(first)), first[0] if first else None
+    expected = f"expected frames of {joints} joints with 3 numbers"
+    if len(shape) != 3 or shape[1:] != (joints, 3):
+        raise InputError(f"{where}: 'skeletons' has the shape {shape}, {expected}")
+    points = [point for frame in skeletons if isinstance(frame, list) and len(frame) == joints for point in frame]
+    if len(points) != joints * len(skeletons) or not all(isinstance(point, list) and len(point) == 3 for point in points):
+        raise InputError(f"{where}: 'skeletons' is not a regular array, {expected}")
+    numbers = [number for point in points for number in point]
+    if {*map(type, numbers)} - {int, float}:
         raise InputError(f"{where}: 'skeletons' does not hold numbers alone, {expected}")
-    if frames.ndim != 3 or not len(frames) or frames.shape[1:] != (KINECT20.num_joints, 3):
-        raise InputError(f"{where}: 'skeletons' has the shape {frames.shape}, {expected}")
-    far = ~(np.abs(frames) < FARTHEST)                                # true for NaN too
-    if far.any():
-        t, joint, axis = np.argwhere(far)[0]
-        raise InputError(f"{where}: frame {t}, joint {joint} holds {frames[t, joint, axis]}, expected x, y, z in metres")
-    return frames.astype(np.float32)
+    for i, number in enumerate(numbers):
+        if not abs(number) < FARTHEST:                                # true for NaN too
+            t, joint = divmod(i // 3, joints)
+            raise InputError(f"{where}: frame {t}, joint {joint} holds {str(number)[:40]}, expected x, y, z in metres")
+    return np.array(numbers, np.float32).reshape(shape)
 
 # %% ../../nbs/13_formats_nwucla.ipynb #1a2a982f
 def read(entry: Entry) -> list[Clip]:

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['NAME', 'CAMERAS', 'BODIES', 'NUMBERS', 'BOM', 'BLOCK', 'CLASSES', 'LONGEST', 'SLACK', 'LABEL_BYTES', 'BACKWARDS',
-           'EMPTY', 'NO_LABELS', 'NO_VIDEO', 'FORMAT', 'parse_name', 'read_lines', 'read_video', 'read_labels', 'cut',
-           'recognise', 'is_labels', 'read_split_file', 'split_of', 'Choices', 'Task', 'clip_name', 'read',
-           'read_label_files', 'scan']
+           'EMPTY', 'NO_LABELS', 'NO_VIDEO', 'LARGEST', 'FORMAT', 'parse_name', 'read_lines', 'read_video',
+           'read_labels', 'cut', 'recognise', 'is_labels', 'read_split_file', 'split_of', 'Choices', 'Task',
+           'clip_name', 'read', 'read_label_files', 'scan']
 
-# %% ../../nbs/14_formats_pku.ipynb #81bc3573
+# %% ../../nbs/14_formats_pku.ipynb #e7c2b8d3
 import math
 import re
 from collections.abc import Iterator
@@ -19,10 +19,10 @@ import numpy as np
 
 from ..files import InputError
 from .base import Clip, Entry, Format, LeftOut, Scan, class_names, list_entries
-from .ntu import parse_decimals
+from .ntu import FARTHEST, parse_decimals
 from ..skeleton import NTU25
 
-# %% ../../nbs/14_formats_pku.ipynb #55cf5c45
+# %% ../../nbs/14_formats_pku.ipynb #018e92b2
 NAME = re.compile(r"(?:(\d{1,4})|A(\d{1,2})N(\d{1,2}))[-_]([LMR])", re.IGNORECASE)
 CAMERAS = {"L": 1, "M": 2, "R": 3}
 
@@ -38,13 +38,14 @@ def parse_name(name: str) -> dict:
     match = NAME.fullmatch(name)
     if not match:
         raise InputError(f"{name}: not a PKU-MMD name, expected one such as 0002-L or A10N08-L")
-    video, session, person, view = (int(g) if g and g.isdigit() else g for g in match.groups())
-    camera = {"camera": CAMERAS[view.upper()]}
+    video, session, person = (int(digits) if digits else None for digits in match.groups()[:3])
+    view = match[4].upper()
+    camera = {"camera": CAMERAS[view]}
     if video is not None:
-        return {"name": f"{video:04}-{view.upper()}", "part": 1, "subject": -1, **camera, "setup": video}
-    return {"name": f"A{session:02}N{person:02}-{view.upper()}", "part": 2, "subject": person, **camera, "setup": session}
+        return {"name": f"{video:04}-{view}", "part": 1, "subject": -1, **camera, "setup": video}
+    return {"name": f"A{session:02}N{person:02}-{view}", "part": 2, "subject": person, **camera, "setup": session}
 
-# %% ../../nbs/14_formats_pku.ipynb #bd1566ef
+# %% ../../nbs/14_formats_pku.ipynb #671949f9
 BODIES = 2
 NUMBERS = BODIES * NTU25.num_joints * 3              # in a line
 BOM = b"\xef\xbb\xbf"                                # byte-order mark that some editors put in front
@@ -58,8 +59,8 @@ def read_lines(data: bytes, where: str) -> np.ndarray:
         if len(words) != NUMBERS:
             expected = f"{NUMBERS} ({BODIES} bodies of {NTU25.num_joints} joints, x y z)"
             raise InputError(f"{where}, line {number}: {len(words)} values, expected {expected}")
-        frames.append([_number(word, f"{where}, line {number}") for word in words])
-    return np.array(frames, np.float32).reshape(-1, BODIES, NTU25.num_joints, 3)
+        frames.append(np.array([_number(word, f"{where}, line {number}") for word in words], np.float32))
+    return np.reshape(frames, (-1, BODIES, NTU25.num_joints, 3))
 
 
 def _number(word: bytes, where: str) -> float:
@@ -67,11 +68,11 @@ def _number(word: bytes, where: str) -> float:
         value = float(word)
     except ValueError:
         value = math.nan
-    if not math.isfinite(value):
-        raise InputError(f"{where}: found {word[:40].decode('ascii', 'replace')!r}, expected a finite number")
+    if not abs(value) < FARTHEST:                        # true for NaN too
+        raise InputError(f"{where}: found {word[:40].decode('ascii', 'replace')!r}, expected x, y, z in metres")
     return value
 
-# %% ../../nbs/14_formats_pku.ipynb #19001e8b
+# %% ../../nbs/14_formats_pku.ipynb #1a420057
 BLOCK = 2**20                                        # bytes, about 700 frames
 
 
@@ -92,14 +93,14 @@ def read_video(data: bytes, where: str = "skeleton file") -> np.ndarray:
     Raises
     ------
     InputError
-        If a line has not 150 finite numbers; names the line.
+        If a line has not 150 numbers that can be metres; names the line.
     """
     try:
         return np.concatenate([_read_block(block) for block in _blocks(data.removeprefix(BOM).rstrip())])
     except ValueError:
         return read_lines(data, where)
 
-# %% ../../nbs/14_formats_pku.ipynb #cd1f64b4
+# %% ../../nbs/14_formats_pku.ipynb #db939d2f
 def _blocks(data: bytes) -> Iterator[bytes]:
     """Pieces of at least `BLOCK` bytes that end where a line ends."""
     start = 0
@@ -122,11 +123,11 @@ def _read_block(data: bytes) -> np.ndarray:
     if (breaks < ends[NUMBERS - 1:-1:NUMBERS]).any() or (breaks > starts[NUMBERS::NUMBERS]).any():
         raise ValueError("not in order")
     numbers = parse_decimals(text, starts, ends)
-    if not np.isfinite(numbers).all():
-        raise ValueError("not finite")
+    if not (np.abs(numbers) < FARTHEST).all():
+        raise ValueError("not metres")
     return numbers.astype(np.float32).reshape(-1, BODIES, NTU25.num_joints, 3)
 
-# %% ../../nbs/14_formats_pku.ipynb #e5f89c05
+# %% ../../nbs/14_formats_pku.ipynb #8d24004c
 CLASSES = class_names("pku")
 
 
@@ -151,7 +152,8 @@ def read_labels(data: bytes, where: str = "label file") -> list[tuple[int, int, 
         found = line[:40].strip().decode("ascii", "replace")
         if len(words) != 4 or not all(re.fullmatch(rb"\d{1,9}", word) for word in words[:3]):
             raise InputError(f"{where}, line {number}: found {found!r}, expected class,start,end,confidence in whole numbers")
-        rows.append(tuple(map(int, words[:3])))
+        action, start, end = map(int, words[:3])
+        rows.append((action, start, end))
         if not 1 <= rows[-1][0] <= len(CLASSES):
             raise InputError(f"{where}, line {number}: class {rows[-1][0]}, expected 1 to {len(CLASSES)}")
     return rows
@@ -264,7 +266,7 @@ class Task:
         """How messages name the video."""
         return self.entry.label
 
-# %% ../../nbs/14_formats_pku.ipynb #d63e48b9
+# %% ../../nbs/14_formats_pku.ipynb #3124cf37
 BACKWARDS = "the action starts at frame {} and ends at frame {}, expected an end after the start (--on-error skip leaves such rows out)"
 EMPTY = "nobody is seen in the clip"
 NO_LABELS = "video without a label file"
@@ -276,11 +278,18 @@ def clip_name(video: str, row: int) -> str:
     return f"{video}-{row:03}"
 
 
+LARGEST = 2**25                                      # bytes of a skeleton file; the longest have some 13 million
+
+
 def read(task: Task) -> list[Clip | LeftOut]:
-    """The clips of one video."""
+    """The clips of one video. InputError if together they are ten times longer than the video: the rows would fill the memory with copies."""
     numbers = {key: value for key, value in parse_name(task.name).items() if key in ("subject", "camera", "setup")}
-    frames = read_video(task.entry.read(), task.label)
-    return [_clip(task, frames, numbers, *row) for row in task.rows]
+    frames = read_video(task.entry.read(LARGEST), task.label)
+    clips = [_clip(task, frames, numbers, *row) for row in task.rows]
+    total = sum(len(clip.frames) for clip in clips if isinstance(clip, Clip))
+    if total > 10 * (len(frames) + LONGEST):
+        raise InputError(f"{task.labels}: {total} frames in {len(clips)} rows, expected some of the {len(frames)} of {task.label}, each in few rows")
+    return clips
 
 
 def _clip(task: Task, frames: np.ndarray, numbers: dict, line: int, action: int, start: int, end: int) -> Clip | LeftOut:

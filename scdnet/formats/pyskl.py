@@ -6,7 +6,7 @@
 __all__ = ['SIZE', 'PERSONS', 'SIDE', 'FORMAT', 'load_annotations', 'find_fault', 'read_splits', 'Annotations', 'recognise',
            'scan', 'read']
 
-# %% ../../nbs/15_formats_pyskl.ipynb #173942fb
+# %% ../../nbs/15_formats_pyskl.ipynb #520ee0ec
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ from functools import lru_cache
 import numpy as np
 
 from ..files import InputError
-from .arrays import (PADDING, as_list, brief, check_labels, choose_classes, finish_clip, load_pickle, ntu_rule, skeleton_of,
-                                   the_file)
+from .arrays import (PADDING, ROW, as_list, brief, check_labels, choose_classes, finish_clip, load_pickle, ntu_rule,
+                                   skeleton_of, the_file)
 from .base import Clip, Entry, Format, LeftOut, Scan
 
 # %% ../../nbs/15_formats_pyskl.ipynb #370f4ad8
@@ -37,7 +37,7 @@ def load_annotations(entry: Entry) -> tuple[list, dict]:
     split = content.get("split")
     return list(content["annotations"]), {} if split is None else split
 
-# %% ../../nbs/15_formats_pyskl.ipynb #8c95e1f6
+# %% ../../nbs/15_formats_pyskl.ipynb #38fdb3a7
 PERSONS = 2                    # bodies, as in the official preparation
 
 
@@ -63,6 +63,8 @@ def find_fault(annotation: object, joints: int, most: int | None) -> str | None:
         return f"'total_frames' is {brief(total)}, expected {points.shape[1]} as in 'keypoint'"
     if most is not None and len(points) > most:
         return f"{len(points)} bodies, expected at most {most}; --renormalise selects the {most} that move most"
+    if 4 * points.size > ROW:
+        return f"{points.size} numbers, expected at most {ROW // 4}"
     return None
 
 
