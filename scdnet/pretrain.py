@@ -115,10 +115,10 @@ def learning_rate(optim:OptimConfig, progress:float)->float:
         return optim.lr * (1 + math.cos(math.pi * (progress - optim.warmup) / (1 - optim.warmup))) / 2
     return optim.lr * 0.1 ** sum(progress >= drop for drop in optim.drops)
 
-# %% ../nbs/42_pretrain.ipynb #d77405ac
+# %% ../nbs/42_pretrain.ipynb #6086a1be
 def seed_of(*keys:int)->int:
     """A seed below 2^63 that mixes whole numbers, equal on every machine."""
-    return int(np.random.SeedSequence(keys).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence(keys).generate_state(1, np.uint64)[0]) >> 1
 
 
 def epoch_order(clips:int, batch_size:int, seed:int, epoch:int)->np.ndarray:

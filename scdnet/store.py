@@ -337,7 +337,7 @@ def _read_meta(path: Path) -> dict:
         raise InputError(f"{file}: field 'classes' holds something else than printable text, expected names")
     return meta
 
-# %% ../nbs/18_store.ipynb #912ede60
+# %% ../nbs/18_store.ipynb #415f7549
 def _read_frames(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     """`frames.npy` as a memory map of the expected shape."""
     file = path / "frames.npy"
@@ -359,7 +359,8 @@ def _read_clips(path: Path, meta: dict) -> pd.DataFrame:
     if columns != ",".join(COLUMNS):
         raise InputError(f"{file}: columns {columns[:200]}, expected {','.join(COLUMNS)}")
     try:
-        clips = pd.read_csv(io.BytesIO(content), dtype={"name": str} | dict.fromkeys(COLUMNS[1:], np.int64), keep_default_na=False)
+        with np.errstate(invalid="ignore"):                            # 1e30 in a column of whole numbers is an error, and one is enough
+            clips = pd.read_csv(io.BytesIO(content), dtype={"name": str} | dict.fromkeys(COLUMNS[1:], np.int64), keep_default_na=False)
     except (ValueError, OverflowError) as error:
         raise InputError(f"{file}: not a table of clips ({error})") from error
     if not isinstance(clips.index, pd.RangeIndex):

@@ -73,7 +73,7 @@ def test_help_names_every_field_of_the_configuration(words, monkeypatch, capsys)
                 ([f"{at}{name}.{inner}" for inner in value] if isinstance(value, dict) else [f"{at}{name}"])]
 
     wanted = {name.replace("_", "-") for name in fields(PRESETS["paper"])}
-    for page in ("--help", "-h", "--help-all"):
+    for page in ("--help", "--help-all"):
         assert main([*words, "--preset", "paper", page]) == 0
         shown = capsys.readouterr().out
         there = {word.strip(",") for word in shown.split() if word.startswith("--")}

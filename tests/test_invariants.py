@@ -55,7 +55,7 @@ def read_of_a_store_is_what_was_written(tmp_path):
     @given(seed=seeds, persons=st.integers(1, 3), coords=st.integers(2, 3), count=st.integers(1, 5))
     def check(seed, persons, coords, count):
         rng = np.random.default_rng(seed)
-        clips = [rng.normal(size=(rng.integers(1, 9), persons, 20, coords)).astype(np.float32) * 10.0 ** rng.integers(-30, 30) for _ in range(count)]
+        clips = [(rng.normal(size=(rng.integers(1, 9), persons, 20, coords)) * 10.0 ** rng.integers(-30, 30)).astype(np.float32) for _ in range(count)]
         names, labels = [f"{i}, \"é\" =1+1 {i}" for i in range(count)], rng.integers(0, 4, count)
         store = SkeletonStore.from_arrays(tmp_path / "store", clips, labels, KINECT20, names, {"s, 1": (names[:1], names[1:])}, columns={"subject": range(count)}, overwrite=True)
         again = SkeletonStore.open(store.path, check_digest=True)
@@ -191,7 +191,7 @@ def turning_keeps_bones_as_long_as_they_are(tmp_path):
         clips = clips_of(seed, skeleton, coords=coords)
         turned = rotate(clips, generator(seed), 1.0, main, main)
         torch.testing.assert_close(lengths_of(turned, skeleton), lengths_of(clips, skeleton), rtol=1e-4, atol=1e-5)
-        assert main == 0 or not torch.equal(turned, clips)
+        assert main < 1 or not torch.equal(turned, clips)
     check()
 
 

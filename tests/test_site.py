@@ -132,7 +132,7 @@ class Page(HTMLParser):
             self.pictures.append((a.get("src", ""), a.get("alt") or ""))
         if tag in ("img", "script", "iframe", "source", "video", "audio") and a.get("src"):
             self.loaded.append(a["src"])
-        if tag == "link" and a.get("href") and a.get("rel") != "canonical":
+        if tag == "link" and a.get("href") and a.get("rel") != "canonical" and a["href"] != "#":
             self.loaded.append(a["href"])
 
 

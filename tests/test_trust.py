@@ -42,6 +42,7 @@ def whole(store, tmp_path_factory):
 def test_killed_runs_end_as_the_one_that_was_left_alone():
     found = trust.kills_pretrain(count=3, epochs=8)
     assert found["lost or different"] == [] and found["kills"] == 3 and found["runs"] > 0
+    assert found["moments"].get("before the first checkpoint", 0) < 3
 
 
 def test_prepare_that_is_killed_and_run_again_makes_the_same_store():

@@ -29,7 +29,7 @@ def parse_name(name: str) -> dict[str, int]:
         raise InputError(f"{name}: not an NW-UCLA name, expected aAA_sSS_eEE_vVV")
     return dict(zip(("action", "subject", "replication", "camera"), map(int, match.groups())))
 
-# %% ../../nbs/13_formats_nwucla.ipynb #3a1ce654
+# %% ../../nbs/13_formats_nwucla.ipynb #ff63557e
 def read_clip(data: bytes, where: str) -> tuple[np.ndarray, int]:
     """Frames and label of one NW-UCLA file.
 
@@ -60,7 +60,7 @@ def read_clip(data: bytes, where: str) -> tuple[np.ndarray, int]:
 
 
 def _frames(skeletons: Any, where: str) -> np.ndarray:
-    """The nested lists as a (T, V, C) array, which is made when they are known to be one: NumPy would turn a long word among them into gigabytes."""
+    """The nested lists as a (T, V, C) array, made once they are known to be one: of a long word among them NumPy would make gigabytes."""
     joints, shape, first = KINECT20.num_joints, (), skeletons
     while isinstance(first, list):
         shape, first = (*shape, len(first)), first[0] if first else None
