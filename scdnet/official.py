@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['NORM', 'rename', 'count_blocks', 'read_config', 'import_official', 'read_checkpoint']
 
-# %% ../nbs/33_official.ipynb #d1d990b6
+# %% ../nbs/33_official.ipynb #274312a4
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -131,7 +132,7 @@ def import_official(old:dict[str, Tensor], skeleton:Skeleton, coords:int=3, mome
     model.load_state_dict(new)
     return model.eval()
 
-# %% ../nbs/33_official.ipynb #4abde94f
+# %% ../nbs/33_official.ipynb #56b1cac0
 def read_checkpoint(path:str|Path)->dict[str, Tensor]:
     """The state dict of an official `.pth.tar`, or of an `.npz` that holds it (perhaps under `state_dict/`).
 
@@ -146,7 +147,8 @@ def read_checkpoint(path:str|Path)->dict[str, Tensor]:
     try:
         with zipfile.ZipFile(path) as archive: size = sum(info.file_size for info in archive.infolist())
         if size > most: raise InputError(f'{path}: unpacks to {size} bytes, expected at most {most}')
-        old = _arrays(path) if packed else torch.load(path, map_location='cpu', weights_only=True, mmap=True)
+        with warnings.catch_warnings(action='ignore'):                                        # of PyTorch, of another protocol than its own
+            old = _arrays(path) if packed else torch.load(path, map_location='cpu', weights_only=True, mmap=True)
     except InputError: raise
     except Exception as error:                                                                # a damaged file may fail in any way
         raise InputError(f'{path}: not a readable checkpoint ({" ".join(str(error).split())[:120]}), expected an .npz or what PyTorch 1.6 or newer saves') from None
