@@ -18,7 +18,7 @@ import scdnet  # noqa: E402
 project, author, version = "scdnet", "The scdnet authors", scdnet.__version__
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_static"]
-language = "en_GB"
+language = "en"
 
 # the book
 nb_execution_mode = "off"

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['YOURS', 'WORLDS', 'PROTOCOLS', 'COMMANDS', 'COMPUTING', 'SHARED', 'DESCRIPTION', 'outcome', 'terminable', 'show',
-           'refuse_existing', 'read_words', 'Synthesize', 'Prepare', 'Inspect', 'Pretrain', 'read_metrics',
-           'as_options', 'say_options', 'parse_configured', 'Ablate', 'told', 'elsewhere', 'plus_minus', 'Evaluate',
-           'Linear', 'Knn', 'Finetune', 'Transfer', 'Semi', 'Results', 'Embed', 'ImportOfficial', 'Figures', 'Demo',
-           'Bench', 'choose', 'parse', 'main', 'together', 'carry_out', 'say_stopped']
+           'refuse_existing', 'check_numbers', 'read_words', 'Synthesize', 'Prepare', 'Inspect', 'Pretrain',
+           'read_metrics', 'as_options', 'say_options', 'parse_configured', 'Ablate', 'told', 'elsewhere', 'plus_minus',
+           'Evaluate', 'Linear', 'Knn', 'Finetune', 'Transfer', 'Semi', 'Results', 'Embed', 'ImportOfficial', 'Figures',
+           'Demo', 'Bench', 'choose', 'parse', 'main', 'together', 'carry_out', 'say_stopped']
 
 # %% ../nbs/63_cli.ipynb #4ce79c31
 import contextlib
@@ -90,7 +90,14 @@ def refuse_existing(out: Path | None, overwrite: bool) -> None:
     if out is not None and out.exists() and not overwrite:
         raise FileExistsError(f"{out}: exists already; choose another place or give --overwrite")
 
-# %% ../nbs/63_cli.ipynb #e1ba1e74
+# %% ../nbs/63_cli.ipynb #e831adfd
+def check_numbers(seed: int, workers: int | None) -> None:
+    """InputError on a seed below 0 or less than one process."""
+    for name, value, least in (("seed", seed, 0), ("workers", workers, 1)):
+        if value is not None and value < least:
+            raise InputError(f"{name} is {value}, expected {least} or more")
+
+
 def read_words(kind: Any, words: Sequence[str], **options: Any) -> Any:
     """`tyro.cli`, except that an `InputError` that a dataclass raises comes through as it is.
 
@@ -113,7 +120,7 @@ def read_words(kind: Any, words: Sequence[str], **options: Any) -> Any:
         sys.stderr.write(said.getvalue())
         raise
 
-# %% ../nbs/63_cli.ipynb #7ea1340f
+# %% ../nbs/63_cli.ipynb #0023ffd3
 @dataclass(frozen=True)
 class Synthesize:
     """Write raw recordings of a mannequin, as a Kinect would.
@@ -129,6 +136,7 @@ class Synthesize:
     overwrite: bool = False  # replace an existing folder
 
     def run(self) -> None:
+        check_numbers(self.seed, self.workers)
         common = {"seed": self.seed, "workers": self.workers, "overwrite": self.overwrite}
         if self.format == "pku":
             from scdnet.synthetic_pku import synthesize_pku
@@ -627,7 +635,7 @@ class Figures:
         for reason in album.left_out:
             print(f"left out: {reason}")
 
-# %% ../nbs/63_cli.ipynb #85fdc884
+# %% ../nbs/63_cli.ipynb #cdcc5cc4
 @dataclass(frozen=True)
 class Demo:
     """The whole way in minutes, without a download: make recordings, prepare, pretrain, judge, report.
@@ -644,6 +652,7 @@ class Demo:
         from scdnet.demo import demo
         from scdnet.report import headline_table
 
+        check_numbers(self.seed, self.workers)
         given = "" if self.seed == 0 else f" --seed {self.seed}"
         results = demo(self.out, self.seed, self.overwrite, workers=self.workers, command=f"scdnet demo --out {self.out}{given}")
         table = headline_table(results)

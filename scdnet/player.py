@@ -91,7 +91,7 @@ function paint(g, spots, body, hidden, look) {
 }
 """
 
-# %% ../nbs/69_player.ipynb #95cc4383
+# %% ../nbs/69_player.ipynb #5bb87bb5
 PLAYER = r"""
 function player(root, model, {marks = () => [], onJoint = () => {}, onFrame = () => {}} = {}) {
   const home = root.closest(".scdnet"), get = name => model.get(name), set = changes => { model.set(changes); model.save_changes(); };
@@ -104,15 +104,15 @@ function player(root, model, {marks = () => [], onJoint = () => {}, onFrame = ()
   let clips = [], body, frames = 1, time = get("frame"), before = 0, told = 0, request = 0, seen = false, drag = null, count = 0;
 
   function load() {                                             // new clips: a canvas with a title for each
-    const points = numbers(Float32Array, get("points")), masked = numbers(Uint8Array, get("masked"));
+    const points = numbers(Float32Array, get("points"));
     body = {names: get("names"), bones: get("bones"), dots: get("dots")};
     stage.replaceChildren();
     if (get("across")) Object.assign(stage.style, {display: "grid", gridTemplateColumns: `repeat(${get("across")}, max-content)`});
-    let p = 0, h = 0;
+    let p = 0;
     clips = get("clips").map(({title, frames, persons}) => {
-      const each = 3 * persons * body.names.length, figure = make("figure", stage), caption = make("figcaption", figure, {textContent: title});
+      const each = 3 * persons * body.names.length, figure = make("figure", stage);
+      make("figcaption", figure, {textContent: title});
       const clip = {frames, canvas: make("canvas", figure, {tabIndex: 0}), points: points.subarray(p, p += frames * each)};
-      if (masked.length) clip.masked = masked.subarray(h, h += frames * body.names.length);
       clip.canvas.setAttribute("role", "img");
       clip.canvas.ariaLabel = `${title || "a person"}, ${persons} person${persons > 1 ? "s" : ""}, ${frames} frames; arrow keys turn the view`;
       listen(clip);
@@ -121,6 +121,13 @@ function player(root, model, {marks = () => [], onJoint = () => {}, onFrame = ()
     frames = Math.max(1, ...clips.map(clip => clip.frames));
     slider.max = frames - 1;
     time = Math.min(time, frames - 1);
+    mask();
+  }
+
+  function mask() {                                             // other joints hidden: the canvases stay, and keep the focus
+    const masked = numbers(Uint8Array, get("masked"));
+    let h = 0;
+    for (const clip of clips) clip.masked = masked.length ? masked.subarray(h, h += clip.frames * body.names.length) : null;
     draw();
   }
 
@@ -210,7 +217,7 @@ function player(root, model, {marks = () => [], onJoint = () => {}, onFrame = ()
   slider.oninput = () => seek(+slider.value);
   speed.onchange = () => set({speed: +speed.value});
   const follow = {
-    "change:playing": halt, "change:azimuth change:elevation change:size": draw, "change:points change:clips change:masked": load,
+    "change:playing": halt, "change:azimuth change:elevation change:size": draw, "change:points change:clips": load, "change:masked": mask,
     "change:speed": () => { speed.value = get("speed"); }, "change:frame": () => { if (Math.floor(time) !== get("frame")) { time = get("frame"); draw(); } }};
   for (const [events, action] of Object.entries(follow)) model.on(events, action);
   const eye = new IntersectionObserver(([entry]) => { seen = entry.isIntersecting; if (seen) draw(); run(); });    // its colours are known once it is on the page

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from commands import assert_mistake, scdnet
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from scdnet.files import InputError
@@ -15,7 +16,7 @@ spec = importlib.util.spec_from_file_location("fuzz", Path(__file__).parents[1] 
 fuzz = sys.modules["fuzz"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(fuzz)
 
-COUNT = {"official": 40, "run": 40, "checkpoint": 60}                            # slower than the others
+COUNT = {"official": 40, "run": 25, "checkpoint": 60}                            # slower than the others
 many = {"deadline": None, "derandomize": True, "database": None, "suppress_health_check": list(HealthCheck)}
 
 
@@ -64,7 +65,7 @@ def test_a_careless_reader_is_found(cases, monkeypatch):
     case = cases("nwucla")
     monkeypatch.setattr("scdnet.formats.nwucla._frames", lambda skeletons, where: __import__("numpy").array(skeletons, "f4"))
     with pytest.raises(Exception) as caught:
-        for seed in range(60):
+        for seed in range(400):
             read(case, seed, "nwucla")
     assert not isinstance(caught.value, InputError)
     monkeypatch.undo()
@@ -92,3 +93,10 @@ def test_command_line(tmp_path, monkeypatch):
 
     check()
     assert 5 < outcomes.count(True) < len(outcomes)
+
+
+@pytest.mark.parametrize("words", ["synthesize --out new --seed -1", "synthesize --out new --workers -1", "synthesize --out new --format pku --workers 0", "demo --out new --seed -1"])
+def test_found_by_fuzzing(words, tmp_path):
+    """Command lines that once gave a traceback."""
+    assert_mistake(scdnet(*words.split(), cwd=tmp_path), "expected")
+    assert not (tmp_path / "new").exists()

@@ -218,5 +218,5 @@ def test_the_pages_in_a_browser(served, chromium, screen, width, height):
         assert "omentum" in page.locator("#search-results").text_content()
     finally:
         page.close()
-    assert not said
+    assert not [line for line in said if "Anchored content block" not in line]      # Sphinx's search does not find anchors with a dot in them, and shows its results all the same
     assert not [url for url in asked if not url.startswith((served, "data:", "blob:"))]
