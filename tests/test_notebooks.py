@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -33,24 +32,14 @@ def run(*command, cwd=ROOT, timeout=TIME_LIMIT):
         return process.communicate()[0] + f"\nstopped after {timeout} s", 124
 
 
-@pytest.fixture(scope="session")
-def runs(request):
-    """A notebook's path -> the future of its run, each in a process of its own (nbdev's workers share modules): two at a time, or one beside another worker."""
-    chosen = {item.callspec.params["notebook"] for item in request.session.items if item.name.startswith("test_runs[")}
-    with ThreadPoolExecutor(1 if "PYTEST_XDIST_WORKER" in os.environ else 2) as pool:
-        futures = {p: pool.submit(run, BIN / "nbdev_test", "--path", p, "--do_print", "--n_workers", "0") for p in sorted(chosen)}
-        yield futures
-        for future in futures.values():
-            future.cancel()
-
-
 def test_there_are_notebooks():
     assert NOTEBOOKS, f"no notebook under {ROOT / 'nbs'}"
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=name)
-def test_runs(notebook, runs):
-    output, code = runs[notebook].result()
+def test_runs(notebook):
+    """In a process of its own: nbdev's workers share modules."""
+    output, code = run(BIN / "nbdev_test", "--path", notebook, "--do_print", "--n_workers", "0")
     # nbdev_test says Success when it ran nothing: it must name the notebook.
     assert code == 0 and f"- Completed {notebook}" in output, output[-4000:]
 
