@@ -35,7 +35,7 @@ demo: $(INSTALLED)
 	@echo "Open $(OUT)/report.html in a browser."
 
 test: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
 
 # What tests/test_house.py asks of the code as text, by itself: seconds.
 check: $(INSTALLED)

@@ -9,12 +9,16 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
     """`make test` deals out whole files, so that what a file prepares is prepared once, and the notebooks one by one."""
-    for item in items:
-        if not item.name.startswith("test_runs["):
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFileOrNotebook(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            return nodeid if "::test_runs[" in nodeid else nodeid.partition("::")[0]
+
+    return ByFileOrNotebook(config, log)
 
 
 @pytest.fixture(scope="session")
