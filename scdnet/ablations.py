@@ -6,7 +6,7 @@
 __all__ = ['FULL', 'TABLES', 'PROTOCOLS', 'Row', 'configured', 'run_row', 'difference', 'compare_order', 'ablate', 'table_text',
            'order_text']
 
-# %% ../nbs/65_ablations.ipynb #2de33a22
+# %% ../nbs/65_ablations.ipynb #fcc7e10c
 import json
 import math
 import shutil
@@ -17,7 +17,7 @@ from itertools import combinations
 from pathlib import Path
 
 from .augment import TABLE8
-from .files import InputError, write_json
+from .files import InputError, read_json, write_json
 from .judge import KINDS, all_features, chance, judge, linear_config
 from .pretrain import PretrainConfig, check_same, describe, machine, pretrain
 from .published import published_cells
@@ -166,14 +166,14 @@ def compare_order(rows:Sequence[Mapping], clips:int)->dict:
         pairs.append({'better': a['name'], 'worse': b['name'], 'paper': round(a['paper']['top1'] - b['paper']['top1'], 2), 'ours': ours, 'error': error, 'order': verdict})
     return {verdict: sum(pair['order'] == verdict for pair in pairs) for verdict in ('same', 'reversed', 'unclear')} | {'pairs': pairs}
 
-# %% ../nbs/65_ablations.ipynb #101a4ea6
+# %% ../nbs/65_ablations.ipynb #a55fb76d
 def _mean(values:list[float])->dict:
     return {'top1': statistics.fmean(values), 'top1_std': statistics.stdev(values) if len(values) > 1 else None, 'each': values}
 
 
 def _filled(row:Row, runs:Mapping[int, Path], split:str)->dict:
     "What the finished runs of a row, seed -> folder, have reached, as far as there are any."
-    done = {seed: {protocol: json.loads(path.read_text()) for protocol, path in _results(run, split).items()}
+    done = {seed: {protocol: read_json(path) for protocol, path in _results(run, split).items()}
             for seed, run in runs.items() if all(path.is_file() for path in _results(run, split).values())}
     cells = published_cells()
     paper = cells[cells['configuration'] == row.configuration]

@@ -567,7 +567,7 @@ class Embed:
         write_bytes(self.out, buffer.getvalue())
         show([("clips", len(store)), ("numbers in a clue", clues["spatial"].shape[1]), ("file", self.out)])
 
-# %% ../nbs/63_cli.ipynb #5a761f50
+# %% ../nbs/63_cli.ipynb #cb1f9d8f
 @dataclass(frozen=True)
 class ImportOfficial:
     """Make a run of an official checkpoint (.pth.tar, or .npz of its state dict).
@@ -586,7 +586,7 @@ class ImportOfficial:
 
         from scdnet.files import digest, new_folder, write_json
         from scdnet.official import import_official, read_checkpoint
-        from scdnet.pretrain import PRESETS, save_encoder
+        from scdnet.pretrain import PRESETS, RUN_FILES, save_encoder
         from scdnet.skeleton import KINECT20, NTU25
 
         refuse_existing(self.out, self.overwrite)
@@ -599,7 +599,7 @@ class ImportOfficial:
         config = replace(PRESETS["paper"], encoder=encoder.config, queue_size=len(model.queues["g"].keys))
         content = {"preset": "paper", "split": None, "config": asdict(config), "skeleton": skeleton.to_dict(), "persons": encoder.persons, "coords": encoder.coords,
                    "store": None, "official": {"name": self.checkpoint.name, "digest": digest(self.checkpoint)}}
-        with new_folder(self.out, self.overwrite) as folder:
+        with new_folder(self.out, self.overwrite, RUN_FILES) as folder:
             write_json(folder / "config.json", content)
             save_encoder(encoder, folder)
         show([("frames, joints, persons", f"{encoder.config.frames}, {skeleton.num_joints}, {encoder.persons}"), ("numbers in a clue", encoder.config.width),
