@@ -476,7 +476,7 @@ def soak(steps: int = 2000, seed: int = 0, tiny: bool = False, warm_up: float = 
         if tiny:
             store = random_walks(root / "store", half=(slice(0, 24), slice(24, 32)))
         else:
-            raw = synthesize(root / "raw", config=MannequinConfig(actions=(5, 7, 24), subjects=(1, 2, 4, 5)), workers=1, progress=False)
+            raw = synthesize(root / "raw", workers=1, progress=False)
             main(["prepare", str(raw), "--out", str(root / "store"), "--workers", "1"])
             store = SkeletonStore.open(root / "store")
         split = "half" if tiny else "xsub"
