@@ -488,7 +488,7 @@ def _checked(starts: Tensor, lengths: Tensor, count: int) -> tuple[np.ndarray, n
                          f"expected at least 1 frame within the {count} of the store")
     return starts, lengths
 
-# %% ../nbs/21_augment.ipynb #d319c656
+# %% ../nbs/21_augment.ipynb #56a5c301
 Batch = tuple[Tensor, Tensor, Generator]                                               # starts, lengths, generator, as in `views`
 
 
@@ -557,6 +557,8 @@ class Views:
             starts.append(first[rows])
             lengths.append(length[rows])
             drawn.append({name: np.stack([one[name][rows] for one in each], 1).reshape(-1, *self.order[name]) for name in self.order})
+        if not starts:
+            return
         drawn = {name: np.concatenate([one[name] for one in drawn]) for name in self.order} if len(drawn) > 1 else drawn[0]
         parts = self._prepare(np.concatenate(starts).repeat(count), np.concatenate(lengths).repeat(count), drawn)
         stop = 0

@@ -9,11 +9,12 @@ __all__ = ['YOURS', 'WORLDS', 'PROTOCOLS', 'COMMANDS', 'COMPUTING', 'SHARED', 'D
            'Evaluate', 'Linear', 'Knn', 'Finetune', 'Transfer', 'Semi', 'Results', 'Embed', 'ImportOfficial', 'Figures',
            'Demo', 'Bench', 'choose', 'parse', 'main', 'together', 'carry_out', 'say_stopped']
 
-# %% ../nbs/63_cli.ipynb #4ce79c31
+# %% ../nbs/63_cli.ipynb #94771105
 import contextlib
 import errno
 import inspect
 import io
+import math
 import os
 import signal
 import sys
@@ -207,7 +208,7 @@ class Inspect:
         if self.html:
             print(f"\n{inspect_html(store, self.html, up=self.up)}")
 
-# %% ../nbs/63_cli.ipynb #0549201b
+# %% ../nbs/63_cli.ipynb #8c233026
 @dataclass(frozen=True)
 class Pretrain:
     """Learn an encoder from the training clips of a split, without their labels.
@@ -229,14 +230,17 @@ class Pretrain:
         from scdnet.ranks import is_first
         from scdnet.store import SkeletonStore
 
-        start = time.perf_counter()
-        run = pretrain(SkeletonStore.open(self.store), self.split, self.config, self.out, preset=self.preset, resume=self.resume,
-                       overwrite=self.overwrite)
+        start, store, queue = time.perf_counter(), SkeletonStore.open(self.store), self.config.queue_size
+        clips = len(store.split(self.split)[0])
+        if queue > clips and is_first():
+            print(f"note: the queue holds {queue} keys, of {clips} training clips: a query meets older keys of its own clip as negatives; "
+                  "a smaller --queue-size avoids it", file=sys.stderr)
+        run = pretrain(store, self.split, self.config, self.out, preset=self.preset, resume=self.resume, overwrite=self.overwrite)
         if not is_first():
             return
         last = read_metrics(run).iloc[-1]
-        show([("epochs", int(last["epoch"])), ("loss (nats)", f"{last['loss']:.3f}"), ("contrastive accuracy (%)", 100 * float(last["accuracy"])),
-              ("minutes", (time.perf_counter() - start) / 60), ("run", run)])
+        show([("epochs", int(last["epoch"])), ("loss (nats)", f"{last['loss']:.3f}"), ("loss where all clues are alike", f"{4 * math.log(queue + 1):.3f}"),
+              ("contrastive accuracy (%)", 100 * float(last["accuracy"])), ("minutes", (time.perf_counter() - start) / 60), ("run", run)])
 
 
 def read_metrics(run: Path) -> "pd.DataFrame":

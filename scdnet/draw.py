@@ -336,7 +336,7 @@ def heatmap(matrices:np.ndarray|dict, skeleton:Skeleton|None=None, title:str='',
     if len(matrices) > 1: figure.suptitle(title)
     return figure
 
-# %% ../nbs/60_draw.ipynb #5b84b94e
+# %% ../nbs/60_draw.ipynb #356ea39a
 def masked(clip:np.ndarray, skeleton:Skeleton, spatial:np.ndarray|None=None, temporal:np.ndarray|None=None, frames:int=8, title:str='', up:str='y',
            azimuth:float=0., elevation:float=0.)->Figure:
     """A clip under a spatial and a temporal mask.
@@ -352,7 +352,7 @@ def masked(clip:np.ndarray, skeleton:Skeleton, spatial:np.ndarray|None=None, tem
     temporal = np.zeros(T, bool) if temporal is None else np.asarray(temporal, bool)
     grid = spatial[:, None] | temporal[None]                                               # (V, T)
     shown = np.linspace(0, T - 1, frames).round().astype(int)
-    figure = Picture(figsize=(9, 5.4), layout='constrained'); top, bottom = figure.subplots(2, 1, height_ratios=(1, 1.5))
+    figure = Picture(figsize=(9, 2.4 + .17*V), layout='constrained'); top, bottom = figure.subplots(2, 1, height_ratios=(1.8, .16*V))
     flat, seen = project(clip, up, azimuth, elevation), visible(clip, skeleton)
     low, high = limits(flat, seen); step = high[0] - low[0]
     for i, t in enumerate(shown): paint(top, flat[t] + [i*step, 0], seen[t], skeleton, grid[:, t], size=6, alpha=.5 if temporal[t] else 1.)
@@ -386,7 +386,7 @@ def curve(metrics:pd.DataFrame, columns:tuple[str, ...]=('loss',), x:str='epoch'
     if title: figure.suptitle(title)
     return figure
 
-# %% ../nbs/60_draw.ipynb #28722873
+# %% ../nbs/60_draw.ipynb #af939d16
 def scatter(points:np.ndarray|dict, labels:np.ndarray, classes:list[str], title:str='')->Figure:
     """Embedded clips, one colour and marker for each class; several embeddings stand side by side.
 
@@ -396,11 +396,12 @@ def scatter(points:np.ndarray|dict, labels:np.ndarray, classes:list[str], title:
     labels : (N,) integers, indices of `classes`; only classes that occur get a legend entry.
     """
     points, labels = points if isinstance(points, dict) else {title: points}, np.asarray(labels)
+    colours = PALETTE[:5] + PALETTE[:4:-1]                                 # orange and vermilion far apart in the order
     figure = Picture(figsize=(3.2*len(points) + 1.6, 3.4), layout='constrained'); axes = figure.subplots(1, len(points), squeeze=False)[0]
     for axis, (name, p) in zip(axes, points.items()):
         for k, c in enumerate(np.unique(labels)):
             pick = labels == c
-            axis.scatter(*np.asarray(p)[pick].T, s=14, color=PALETTE[k % len(PALETTE)], marker='o^sDvPX'[(k//len(PALETTE) + k) % 7], alpha=.8, linewidths=0, label=classes[c])
+            axis.scatter(*np.asarray(p)[pick].T, s=22, color=colours[k % len(colours)], marker='o^sDvPX'[(k//len(colours) + k) % 7], alpha=.8, linewidths=0, label=classes[c])
         axis.set(xticks=[], yticks=[], title=name, xlabel='t-SNE 1', ylabel='t-SNE 2')
     figure.legend(*axes[0].get_legend_handles_labels(), loc='outside right center', fontsize=8, frameon=False)
     if len(points) > 1 and title: figure.suptitle(title)

@@ -6,10 +6,10 @@
 __all__ = ['TASK', 'METHODS', 'NAMED', 'HALO', 'CASES', 'short', 'paper_tasks', 'task_name', 'radar', 'with_ours', 'figure1',
            'confusion_table', 'most_confused', 'confusion_figure', 'class_gain', 'gain_figure', 'where', 'label_rows',
            'paper_label_rows', 'labels_figure', 'find_neighbours', 'cases', 'neighbours_figure', 'neighbour_picture',
-           'Plate', 'Album', 'run_results', 'evaluate_command', 'describe', 'result_album', 'clue_album', 'run_split',
-           'write_figures', 'encoded', 'album_page']
+           'Plate', 'Album', 'run_results', 'evaluate_command', 'describe', 'result_album', 'clue_plate', 'clue_album',
+           'run_split', 'write_figures', 'encoded', 'album_page']
 
-# %% ../nbs/68_figures.ipynb #c8623f58
+# %% ../nbs/68_figures.ipynb #3c008335
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,8 +21,9 @@ from matplotlib import rc_context
 from matplotlib.patheffects import withStroke
 from torch import Tensor
 
+from .clues import neighbour_agreement, silhouette, tsne
 from .demo import figure4
-from .draw import LEFT, PALETTE, RIGHT, Picture, strip
+from .draw import LEFT, PALETTE, RIGHT, Picture, scatter, strip
 from .files import InputError, new_folder, shipped, write_bytes, write_text
 from .inspection import guess_up
 from .knn import nearest
@@ -395,16 +396,15 @@ def describe(result: Mapping) -> str:
     seed = "" if result.get("seed") is None else f", seed {result['seed']}"
     return f"{result['protocol']}{few} on {where(result)}: top-1 {result['top1']:.1f} %{seed}"
 
-# %% ../nbs/68_figures.ipynb #54fa8ffe
+# %% ../nbs/68_figures.ipynb #d3cf5ca4
 def result_album(run: str | Path, store: SkeletonStore, split: str, also: Sequence[str | Path] = ()) -> Album:
     """What the result files of a run show; `also` names other runs, or folders of them, whose results go into Figure 1 too."""
     album, results = Album(), run_results(run)
     local = local_results([*([run] if results else []), *also], shelf=False)
     ours = 0 if local.empty else with_ours(local).drop(columns=list(METHODS)).notna().any(axis=1).sum()
-    album.plates["figure1"] = Plate(figure1(local), f"Top-1 accuracy (%) on {len(paper_tasks())} tasks of the paper's Tables 1 to 4, as printed there; "
-                                    f"here: our own results, on {ours} of the tasks. After the paper's Figure 1.")
-    if not ours:
-        album.left_out.append("figure1 holds the paper's numbers alone: no result of ours is on one of its tasks")
+    own = f"here: our own results, on {ours} of the tasks" if ours else "no result of ours is on one of them"
+    album.plates["figure1"] = Plate(figure1(local), f"Top-1 accuracy (%) on {len(paper_tasks())} tasks of the paper's Tables 1 to 4, as printed there; {own}. "
+                                    "After the paper's Figure 1.")
     mine = {stem: r for stem, r in results.items() if r["store"]["digest"] == store.digest and r["split"] == split}
     rows = label_rows(list(mine.values()))
     if any(r["protocol"] in ("semi", "finetune", "transfer") for r in mine.values()) and len(rows):
@@ -438,11 +438,38 @@ def _add_classes(album: Album, stem: str, result: Mapping, remedy: str) -> None:
     else:
         album.left_out.append(f"gain-{stem}: eval/{stem}.json holds no untrained baseline; {remedy}")
 
-# %% ../nbs/68_figures.ipynb #0b15e995
+# %% ../nbs/68_figures.ipynb #389019ed
+def clue_plate(clues: Mapping[str, Tensor], store: SkeletonStore, test: np.ndarray, seed: int = 0, classes: int = 10, clips: int = 1000) -> Plate:
+    """t-SNE of both clues of test clips, in the colours of their classes.
+
+    Parameters
+    ----------
+    clues : "spatial" and "temporal", (len(store), D) each.
+    test : indices of the test clips.
+    seed : of the draws, where there are more than `classes` classes or `clips` clips.
+    """
+    rng, labels = np.random.default_rng(seed), store.labels
+    there = np.unique(labels[test])
+    chosen = rng.choice(there, classes, replace=False) if len(there) > classes else there
+    rows = test[np.isin(labels[test], chosen)]
+    rows = np.sort(rng.choice(rows, clips, replace=False)) if len(rows) > clips else rows
+    found = {f"{kind} clue": clues[kind][rows].numpy() for kind in ("spatial", "temporal")}
+    own = labels[rows]
+    told = [(clue, neighbour_agreement(x, own), silhouette(x, own)) for clue, x in found.items()] if 1 < len(chosen) < len(rows) else []
+    drawn = "" if len(rows) == len(test) else f", drawn at random (seed {seed})"
+    caption = f"Both clues of {len(rows)} test clips of {len(chosen)} of {len(there)} classes{drawn}. The axes of t-SNE have no unit."
+    return Plate(scatter({clue: tsne(x) for clue, x in found.items()}, own, [short(name) for name in store.classes]), caption,
+                 pd.DataFrame(told, columns=["clue", "same-class neighbours (%)", "silhouette"]).round(2) if told else None)
+
+# %% ../nbs/68_figures.ipynb #7f78ded8
 def clue_album(run: str | Path, store: SkeletonStore, split: str, device: str = "auto", progress: bool = False, seed: int = 0) -> Album:
-    """Figure 4 and the nearest neighbours, from the clues of all clips."""
+    """Maps of both clues, Figure 4 and the nearest neighbours, from the clues of all clips."""
     album, (train, test) = Album(), store.split(split)
     clues = features(load_encoder(run, device), store, stream=run_config(run).stream, progress=progress)
+    if len(test) > 3:
+        album.plates["clues"] = clue_plate(clues, store, test, seed)
+    else:
+        album.left_out.append(f"clues: {len(test)} test clips, a map wants 4 or more")
     pairs = figure4(joined(clues), store, split) if _is_ntu(store) else []
     if pairs:
         caption = "Both clues of the test clips for the pairs of the paper's Figure 4. The axes of t-SNE have no unit."

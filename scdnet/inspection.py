@@ -7,7 +7,7 @@ __all__ = ['HIGH', 'LOW', 'CLASS_STYLE', 'FOOTER', 'Missing', 'missing_joints', 
            'upright_joints', 'guess_up', 'samples', 'length_figure', 'missing_figure', 'class_bars', 'flat', 'left_out',
            'inspect_html']
 
-# %% ../nbs/59_inspect.ipynb #3fa87c6e
+# %% ../nbs/59_inspect.ipynb #5faa0b75
 import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from . import draw
 from .files import write_text
 from .report import image, page, table
 from .skeleton import Skeleton
-from .store import SkeletonStore
+from .store import NO_SPLIT, SkeletonStore
 
 # %% ../nbs/59_inspect.ipynb #9bfbdf7d
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def clip_table(store: SkeletonStore) -> pd.DataFrame:
     rows = pd.DataFrame(columns)
     return rows[rows["clips"] > 0].reset_index(drop=True)
 
-# %% ../nbs/59_inspect.ipynb #10e83e19
+# %% ../nbs/59_inspect.ipynb #d42ac753
 def megabytes(size: int) -> str:
     """A number of bytes in MB."""
     return f"{size / 1e6:,.1f} MB".replace(",", " ")
@@ -104,6 +104,8 @@ def facts(store: SkeletonStore, missing: Missing | None = None) -> list[tuple[st
         train, test = store.split(name)
         rows.append((f"split {name}", f"{len(train)} training, {len(test)} test clips"))
     rows += [(f"split {name}", "not usable: all clips are on one side") for name in store.one_sided]
+    if not store.splits + store.one_sided:
+        rows.append(("split", f"none; {NO_SPLIT}"))
     return rows + [("size on disk", megabytes(size)), ("the same, padded to the longest clip", megabytes(padded))]
 
 # %% ../nbs/59_inspect.ipynb #e79f6099

@@ -46,7 +46,7 @@ from .ranks import average_gradients, check_device, gather, is_first, launch, me
 from .skeleton import Skeleton
 from .store import SkeletonStore
 
-# %% ../nbs/42_pretrain.ipynb #400cbb89
+# %% ../nbs/42_pretrain.ipynb #3256d5aa
 @dataclass(frozen=True)
 class OptimConfig:
     """Optimiser and schedule of the learning rate."""
@@ -92,6 +92,7 @@ class PretrainConfig:
         loss_pairs(self.granularity, self.loss)
         for name in ('epochs', 'batch_size', 'queue_size', 'save_every'):
             if getattr(self, name) < 1: raise InputError(f'{name} is {getattr(self, name)}, expected 1 or more')
+        if self.queue_size > 10**9: raise InputError(f'queue_size is {self.queue_size}, expected at most {10**9}')
         if self.batch_size < 2: raise InputError(f'batch_size is {self.batch_size}, expected 2 or more: batch normalisation needs company')
         if not 0 <= self.key_momentum <= 1: raise InputError(f'key_momentum is {self.key_momentum}, expected 0 to 1')
         if not 0 < self.temperature < math.inf: raise InputError(f'temperature is {self.temperature}, expected more than 0')
@@ -169,7 +170,7 @@ def keep_memory(keep:bool=True)->None:
         mallopt = ctypes.CDLL(None).mallopt
         for option, value in ((-4, pieces), (-1, trim), (-2, top)): mallopt(option, value)
 
-# %% ../nbs/42_pretrain.ipynb #6848d5ba
+# %% ../nbs/42_pretrain.ipynb #e336a9b2
 AHEAD = 8                   # steps whose random numbers are drawn together: many small calls become few
 
 
@@ -191,7 +192,7 @@ class Batches:
     def __init__(self, config:PretrainConfig, store:SkeletonStore, train:np.ndarray, device:torch.device):
         _check_shares(config)
         if len(train) < config.batch_size:
-            raise InputError(f'batch_size is {config.batch_size}, but {store.path} has only {len(train)} training clips')
+            raise InputError(f'batch_size is {config.batch_size}, but {store.path} has only {len(train)} training clips; a smaller --batch-size is wanted')
         self.config, self.clips, self.epoch_steps = config, len(train), len(train) // config.batch_size
         self.starts, self.lengths = store.starts[train], store.lengths[train]
         self.views = Views(store.frames, store.skeleton, config.view, config.stream, config.encoder.frames, device)

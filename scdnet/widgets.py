@@ -36,7 +36,7 @@ def how_often(skeleton: Skeleton, count: int = 10_000, **options: Any) -> np.nda
     """Share of `count` spatial masks that hide each joint, (V,) in [0, 1]; `options` of `spatial_mask`, seeds by hand as a tuple."""
     return spatial_mask(skeleton, count, Generator().manual_seed(0), **options).double().mean(0).numpy()
 
-# %% ../nbs/69_widgets.ipynb #b9a1a540
+# %% ../nbs/69_widgets.ipynb #67326005
 CONTROLS = r"""
 const SLIDERS = {n: "n, steps of a walk", k: "k, joints to hide", seeds: "seeds, joints to start from", s: "s, cubes of frames", r: "r, cubes to hide"};
 const LISTS = {spatial: {structural: "joints: along the body", random: "joints: anywhere"}, temporal: {structural: "frames: in cubes", random: "frames: one by one"}};
@@ -70,8 +70,9 @@ function controls(root, model) {
     const bounds = get("bounds");
     for (const name of Object.keys(SLIDERS)) {
       [parts[name].min, parts[name].max] = name === "r" ? [0, get("s")] : bounds[name];
-      parts[name].value = get(name);
-      parts[name].value_.textContent = name === "seeds" && get("chosen").length ? "by hand" : get(name);
+      const byHand = name === "seeds" && get("chosen").length;
+      parts[name].value = byHand || get(name);
+      parts[name].value_.textContent = byHand ? byHand + " by hand" : get(name);
     }
     for (const name of [...Object.keys(LISTS), "draw"]) parts[name].value = get(name);
     for (const name of ["n", "seeds"]) parts[name].disabled = get("spatial") === "random";
@@ -81,9 +82,9 @@ function controls(root, model) {
 }
 """
 
-# %% ../nbs/69_widgets.ipynb #ef33fffb
+# %% ../nbs/69_widgets.ipynb #7ec4cf16
 TABLE = r"""
-const ROW = 15, WALK = 10, WIDE = 320;                           // pixels: a joint's row, a joint's column, all frames
+const ROW = 15, WALK = 10, WIDE = 256;                           // pixels: a joint's row, a joint's column, all frames
 
 function table(root, model, toggle) {
   const names = model.get("names"), dots = model.get("dots"), height = names.length * ROW;
@@ -187,7 +188,7 @@ function explorer(root, model) {
 export default { render({model, el}) { return explorer(make("div", el, {className: "scdnet"}), model); } };
 """
 
-# %% ../nbs/69_widgets.ipynb #53fcace8
+# %% ../nbs/69_widgets.ipynb #a139a748
 TABLE_STYLE = """
 .scdnet .top { display: flex; flex-wrap: wrap; gap: 16px; }
 .scdnet .settings { flex: 1; min-width: 280px; max-width: 540px; }
@@ -195,7 +196,7 @@ TABLE_STYLE = """
 .scdnet .number { font-variant-numeric: tabular-nums; }
 .scdnet input[type=number] { width: 5em; border: 1px solid currentColor; border-radius: 3px; }
 .scdnet .settings p { margin: 8px 0; min-height: 3.9em; }
-.scdnet pre { overflow-x: auto; white-space: pre; font-size: 11px; margin: 0; color: inherit; background: transparent; }
+.scdnet pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: 11px; margin: 0; color: inherit; background: transparent; }
 .scdnet .table { display: flex; gap: 12px; margin-top: 12px; overflow-x: auto; }
 .scdnet .table figcaption, .scdnet .head { height: 20px; text-align: left; font-size: 12px; white-space: nowrap; }
 .scdnet .names { display: flex; flex-direction: column; flex: none; }

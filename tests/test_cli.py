@@ -18,7 +18,9 @@ import torch
 from commands import assert_mistake, program, scdnet, table, tree
 
 from scdnet.cli import COMMANDS, PROTOCOLS, main, outcome
+from scdnet.encoder import Encoder, EncoderConfig
 from scdnet.files import InputError
+from scdnet.momentum import MomentumContrast
 from scdnet.pretrain import PRESETS
 from scdnet.skeleton import KINECT20, NTU25
 from scdnet.store import SkeletonStore
@@ -413,6 +415,23 @@ def test_import_official_refuses_another_layout(tmp_path):
     torch.save({"weight": [1, 2], "code": Path("x")}, tmp_path / "pickle.pth.tar")
     assert_mistake(scdnet("import-official", tmp_path / "pickle.pth.tar", "--out", tmp_path / "run"), "pickle.pth.tar")
     assert tree(tmp_path) == ["other.pth.tar", "pickle.pth.tar"]
+
+
+def test_import_official_overwrites_a_run_and_keeps_what_is_none(tmp_path, monkeypatch):
+    model = MomentumContrast(Encoder(EncoderConfig(frames=16, channels=8, width=16, heads=2, projection=4), KINECT20, persons=1), queue_size=8)
+    monkeypatch.setattr("scdnet.official.read_checkpoint", lambda path: {})
+    monkeypatch.setattr("scdnet.official.import_official", lambda *_, **__: model)
+    checkpoint, run = tmp_path / "c.npz", tmp_path / "run"
+    checkpoint.write_bytes(b"")
+    words = ["import-official", checkpoint, "--out", run, "--skeleton", "kinect20"]
+    assert scdnet(*words).returncode == 0
+    assert_mistake(scdnet(*words), run, "--overwrite")
+    (run / "eval").mkdir()                                                                       # a run's own: it goes
+    assert scdnet(*words, "--overwrite").stderr == "" and tree(tmp_path) == ["c.npz", "run", "run/config.json", "run/encoder.safetensors"]
+    (run / "diary.txt").write_text("dear diary")
+    done = scdnet(*words, "--overwrite")
+    assert done.returncode == 0 and "diary.txt" in done.stderr and "kept as" in done.stderr
+    assert (tmp_path / "run.old/diary.txt").read_text() == "dear diary" and tree(run) == ["config.json", "encoder.safetensors"]
 
 
 @pytest.mark.skipif("SCDNET_DATA" not in os.environ, reason="SCDNET_DATA is not set")

@@ -134,7 +134,7 @@ def test_a_run_without_results(bare, store, tmp_path):
     done = scdnet("figures", "--run", bare, "--store", store.path, "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     left_out = [line.removeprefix("left out: ") for line in done.stdout.splitlines() if line.startswith("left out: ")]
-    assert [reason.split()[0].strip(":,") for reason in left_out][:4] == ["figure1", "labels", "confusion", "figure4"]
+    assert [reason.split()[0].strip(":,") for reason in left_out][:4] == ["labels", "confusion", "figure4", "neighbours"]
     assert f"scdnet evaluate semi --run {bare} --store {store.path} --split half" in done.stdout
     assert {"figure1.png", "index.html"} <= set(tree(tmp_path / "out")) and not list((tmp_path / "out").glob("confusion*"))
 
