@@ -42,7 +42,7 @@ default_role = "code"                                 # our docstrings write nam
 # the look
 html_theme = "furo"
 html_title = "scdnet"
-html_static_path = ["_static", f"{MATHJAX}/static/mathjax/tex-svg.js"]
+html_static_path = ["_static", "views.gif", "view.png", f"{MATHJAX}/static/mathjax/tex-svg.js"]
 html_css_files = ["site.css"]
 html_favicon = "_static/icon.svg"
 html_copy_source = html_show_sourcelink = html_show_sphinx = False

@@ -16,7 +16,7 @@ from urllib.parse import unquote
 
 ROOT = Path(__file__).resolve().parents[1]
 NBS = ROOT / "nbs"
-FLAGS = ("data", "gpu", "slow")                       # directives that tell a reader something; the others are not shown
+FLAGS = ("data", "gpu", "slow")                       # of cells that are left out when the book is run: site.css says so above them
 OUTSIDE = re.compile(r"\[([^\]]*)\]\(\.\./[^)]*\)")                        # [text](../file): not on the site
 LINK = re.compile(r"\]\(([^()#\s]*)(?:#((?:[^()\s]|\([^()]*\))+))?\)")      # [text](file#anchor), the anchor with round brackets or without
 MOVING = re.compile(r"<(script|svg|video|canvas)\b")
@@ -125,8 +125,8 @@ def labelled(output, alt):
 def page(notebook, name):
     """A notebook as the site shows it, and a line for each cell whose picture has no text alternative.
 
-    Hidden cells are gone and so are directives that say nothing to a reader; imports are folded; links lead to the site's anchors;
-    the text of `#| fig-alt:` is the picture's, and where there is none it is made from the heading above.
+    Hidden cells are gone and so are directives, a flag becomes the cell's tag; imports are folded; links lead to the site's anchors;
+    the text of `#| fig-alt:` is the picture's, and where there is none it is made from the heading above. A picture leads to itself, to be enlarged.
     """
     cells, missing, heading = [], [], title(notebook)
     for number, cell in enumerate(notebook["cells"]):
@@ -143,11 +143,12 @@ def page(notebook, name):
             if not said.get("fig-alt"):
                 missing.append(f"nbs/{name}: cell {number} ({cell.get('id')}), under {heading!r}: a picture without `#| fig-alt:`")
             alt = said.get("fig-alt") or f"Picture under the heading “{heading.replace('`', '')}”"
-            outputs, metadata["mystnb"] = [labelled(output, alt) for output in outputs], {"image": {"alt": alt}}
+            outputs, metadata["mystnb"] = [labelled(output, alt) for output in outputs], {"image": {"alt": alt, "scale": 100}}      # a scaled image is a link to it
+        if flags := [flag for flag in FLAGS if flag in said]:
+            metadata["tags"] = flags
         if only_imports(code):
             metadata |= {"tags": ["hide-input"], "mystnb": {"code_prompt_show": "Imports", "code_prompt_hide": "Imports"}}
-        flags = [f"#| {flag}" for flag in FLAGS if flag in said]
-        cells.append(cell | {"source": "\n".join([*flags, code.strip("\n")]), "outputs": outputs, "metadata": metadata})
+        cells.append(cell | {"source": code.strip("\n"), "outputs": outputs, "metadata": metadata})
     return notebook | {"cells": cells}, missing
 
 
@@ -213,18 +214,28 @@ def said(thing):
     return (thing.__doc__ or "").strip().split("\n")[0].replace("|", "\\|")
 
 
-def help_text(*words):
-    """What `scdnet WORDS --help` prints."""
+def help_text(words, width):
+    """What `scdnet WORDS --help` prints in a terminal of `width` columns; it leaves the long lines at the top to the terminal."""
     from scdnet.cli import parse
 
     shown, columns = io.StringIO(), os.environ.get("COLUMNS")
-    os.environ["COLUMNS"] = "88"
+    os.environ["COLUMNS"] = str(width)
     try:
         with contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
             parse([*words, "--help"])
     finally:
         os.environ.pop("COLUMNS") if columns is None else os.environ.update(COLUMNS=columns)
-    return "\n".join(line.rstrip() for line in shown.getvalue().splitlines()).strip("\n")
+    return "\n".join(fold(line.rstrip(), width) for line in shown.getvalue().splitlines()).strip("\n")
+
+
+def fold(line, width):
+    """A line of help in several, if it is too long: between options, between words, in a list of choices after a comma."""
+    parts, lines = re.findall(r"(?:--\S+ [^\s-]\S*|[^\s,]+,?|,)\s*", line[len(line) - len(line.lstrip()):]), [line[:len(line) - len(line.lstrip())]]
+    for part in parts:
+        if len((lines[-1] + part).rstrip()) > width and lines[-1].strip():
+            lines.append("  ")
+        lines[-1] += part
+    return "\n".join(map(str.rstrip, lines))
 
 
 def commands_page():
@@ -233,9 +244,14 @@ def commands_page():
 
     words = [(command,) for command in COMMANDS]
     words[words.index(("evaluate",)) + 1:1 + words.index(("evaluate",))] = [("evaluate", protocol) for protocol in PROTOCOLS]
-    shown = [f"## scdnet {' '.join(w)}\n\n```text\n{help_text(*w)}\n```" for w in words]
+    shown = [f"## scdnet {' '.join(w)}\n\n{both_widths(w)}" for w in words]
     return ("# The command line\n\nWhat `scdnet COMMAND --help` prints. [Chapter 63](../book/63_cli.ipynb) says how a command is built.\n\n"
-            f"```text\n{help_text()}\n```\n\n" + "\n\n".join(shown) + "\n")
+            + both_widths(()) + "\n\n" + "\n\n".join(shown) + "\n")
+
+
+def both_widths(words):
+    """The help for a window and for a phone; site.css shows the one or the other."""
+    return "\n\n".join(f"```{{code-block}} text\n:class: {name}\n\n{help_text(words, width)}\n```" for name, width in (("wide", 100), ("narrow", 42)))
 
 
 # ---------------------------------------------------------------- all of them

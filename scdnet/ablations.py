@@ -102,7 +102,7 @@ TABLES = {
         _views('temporal-only', '✓', 'Temporal Only', 'conventional, temporal only'), _views('masking-only', 'None', 'Ours', 'ours')),
 }
 
-# %% ../nbs/65_ablations.ipynb #b56e6a23
+# %% ../nbs/65_ablations.ipynb #4d8764a5
 PROTOCOLS = 'linear', 'knn'
 
 
@@ -110,7 +110,8 @@ def _results(run:Path, split:str)->dict[str, Path]:
     return {protocol: run / 'eval' / f'{protocol}-{split}.json' for protocol in PROTOCOLS}
 
 
-def run_row(run:Path, store:SkeletonStore, split:str, config:PretrainConfig, preset:str='', kinds:tuple[str, ...]=KINDS[:2], progress:bool=True)->None:
+def run_row(run:Path, store:SkeletonStore, split:str, config:PretrainConfig, preset:str='', kinds:tuple[str, ...]=KINDS[:2], progress:bool=True,
+            command:str='')->None:
     """Pretrain and judge, as far as it has not been done.
 
     Parameters
@@ -119,6 +120,7 @@ def run_row(run:Path, store:SkeletonStore, split:str, config:PretrainConfig, pre
     store, split, config, preset : as in `scdnet.pretrain.pretrain`; the same as when it was begun.
     kinds : of features to judge, 'pretrained' first.
     progress : show a bar on stderr.
+    command : as typed, for the record.
     """
     begun, learned = once(lambda: [(run / name).is_file() for name in ('config.json', 'encoder.safetensors')])
     if not learned: pretrain(store, split, config, run, preset, resume=begun, progress=progress)
@@ -126,7 +128,7 @@ def run_row(run:Path, store:SkeletonStore, split:str, config:PretrainConfig, pre
     found = all_features(run, store, split, kinds, config.device) if missing else {}
     for protocol, path in missing.items():
         judged = judge(protocol, found, store, split, linear_config(run, seed=config.seed))
-        result = judged[kinds[0]] | {'baselines': {kind: judged[kind] for kind in kinds[1:]}}
+        result = judged[kinds[0]] | {'baselines': {kind: judged[kind] for kind in kinds[1:]}, 'command': command, 'machine': machine()}
         once(lambda: (path.parent.mkdir(exist_ok=True), write_json(path, result)) and None)  # noqa: SIM223
     once(lambda: shutil.rmtree(run / 'checkpoint', ignore_errors=True))
 
@@ -166,7 +168,7 @@ def compare_order(rows:Sequence[Mapping], clips:int)->dict:
         pairs.append({'better': a['name'], 'worse': b['name'], 'paper': round(a['paper']['top1'] - b['paper']['top1'], 2), 'ours': ours, 'error': error, 'order': verdict})
     return {verdict: sum(pair['order'] == verdict for pair in pairs) for verdict in ('same', 'reversed', 'unclear')} | {'pairs': pairs}
 
-# %% ../nbs/65_ablations.ipynb #a55fb76d
+# %% ../nbs/65_ablations.ipynb #9d3a35c0
 def _mean(values:list[float])->dict:
     return {'top1': statistics.fmean(values), 'top1_std': statistics.stdev(values) if len(values) > 1 else None, 'each': values}
 
@@ -185,7 +187,8 @@ def _filled(row:Row, runs:Mapping[int, Path], split:str)->dict:
     return filled | {'hours': sum(seconds) / 3600}
 
 
-def ablate(table:str, store:SkeletonStore, split:str, config:PretrainConfig, out:str|Path, preset:str='', seeds:Sequence[int]=(0,), progress:bool=True)->dict:
+def ablate(table:str, store:SkeletonStore, split:str, config:PretrainConfig, out:str|Path, preset:str='', seeds:Sequence[int]=(0,), progress:bool=True,
+           command:str='')->dict:
     """Run every row of a table with every seed, as far as it has not been done, and write `TABLE.json`.
 
     Parameters
@@ -197,6 +200,7 @@ def ablate(table:str, store:SkeletonStore, split:str, config:PretrainConfig, out
     preset : name to record; the linear protocol takes its defaults from it.
     seeds : one after the other, so that one table is whole before the next seed begins.
     progress : show bars on stderr.
+    command : as typed, for the record.
 
     Returns
     -------
@@ -213,9 +217,9 @@ def ablate(table:str, store:SkeletonStore, split:str, config:PretrainConfig, out
     for _, run, made in planned:
         once(lambda: check_same(run, describe(made, store, split, preset)) if (run / 'config.json').is_file() else None)
     for row, run, made in planned:
-        run_row(run, store, split, made, preset, KINDS if row.name == FULL else KINDS[:2], progress)
+        run_row(run, store, split, made, preset, KINDS if row.name == FULL else KINDS[:2], progress, command)
         filled = once(lambda: [_filled(row, {seed: out / f'{row.name}-{seed}' for seed in seeds}, split) for row in rows])
-        content = {'table': table, 'preset': preset, 'split': split, 'store': store.identity, 'clips': {'test': len(test)},
+        content = {'table': table, 'command': command, 'preset': preset, 'split': split, 'store': store.identity, 'clips': {'test': len(test)},
                    'chance': chance(store, split), 'config': asdict(config), 'machine': machine(), 'rows': filled, 'order': compare_order(filled, len(test))}
         once(lambda: write_json(out / f'{table}.json', content) and None)
     return content

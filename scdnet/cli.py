@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['YOURS', 'WORLDS', 'PROTOCOLS', 'COMMANDS', 'COMPUTING', 'SHARED', 'DESCRIPTION', 'outcome', 'terminable', 'show',
            'refuse_existing', 'check_numbers', 'read_words', 'Synthesize', 'Prepare', 'Inspect', 'Pretrain',
-           'read_metrics', 'as_options', 'say_options', 'parse_configured', 'Ablate', 'told', 'elsewhere', 'plus_minus',
-           'Evaluate', 'Linear', 'Knn', 'Finetune', 'Transfer', 'Semi', 'Results', 'Embed', 'ImportOfficial', 'Figures',
-           'Demo', 'Bench', 'choose', 'parse', 'main', 'together', 'carry_out', 'say_stopped']
+           'read_metrics', 'as_options', 'by_part', 'say_options', 'parse_configured', 'Ablate', 'told', 'elsewhere',
+           'plus_minus', 'Evaluate', 'Linear', 'Knn', 'Finetune', 'Transfer', 'Semi', 'Results', 'Embed',
+           'ImportOfficial', 'Figures', 'Demo', 'Bench', 'choose', 'parse', 'main', 'together', 'carry_out',
+           'say_stopped']
 
-# %% ../nbs/63_cli.ipynb #94771105
+# %% ../nbs/63_cli.ipynb #5bfe2fe4
 import contextlib
 import errno
 import inspect
@@ -23,6 +24,7 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
@@ -208,7 +210,7 @@ class Inspect:
         if self.html:
             print(f"\n{inspect_html(store, self.html, up=self.up)}")
 
-# %% ../nbs/63_cli.ipynb #8c233026
+# %% ../nbs/63_cli.ipynb #924727da
 @dataclass(frozen=True)
 class Pretrain:
     """Learn an encoder from the training clips of a split, without their labels.
@@ -265,12 +267,17 @@ def as_options(config: Any, at: str = "") -> list[str]:
             for name, value in values.items() if not is_dataclass(value)]
 
 
+def by_part(config: Any) -> list[list[str]]:
+    """`as_options` of a configuration, and of each of its parts."""
+    parts = {"": config} | {f"{field.name}.": getattr(config, field.name) for field in fields(config) if is_dataclass(getattr(config, field.name))}
+    return [as_options(part, at) for at, part in parts.items()]
+
+
 def say_options(config: Any, preset: str) -> None:
     """Print the options of a configuration, a paragraph for each of its parts."""
     print(f"All fields of the configuration are options too (values: preset {preset}); --help-all explains them.")
-    parts = {"": config} | {f"{field.name}.": getattr(config, field.name) for field in fields(config) if is_dataclass(getattr(config, field.name))}
-    for at, part in parts.items():
-        lines = textwrap.wrap("  ".join(option.replace(" ", "\u00a0") for option in as_options(part, at)), 96, break_on_hyphens=False)  # a value stays with its name
+    for options in by_part(config):
+        lines = textwrap.wrap("  ".join(option.replace(" ", "\u00a0") for option in options), 96, break_on_hyphens=False)  # a value stays with its name
         print("", *(line.replace("\u00a0", " ") for line in lines), sep="\n  ")
 
 
@@ -292,7 +299,7 @@ def parse_configured(kind: type, words: Sequence[str], prog: str) -> Any:
 
     return read_words(Configured, ["--help" if word == "--help-all" else word for word in words], **about)
 
-# %% ../nbs/63_cli.ipynb #42ae4013
+# %% ../nbs/63_cli.ipynb #26700195
 @dataclass(frozen=True)
 class Ablate:
     """Run all rows of an ablation table beside the paper's numbers; what is finished is not run again.
@@ -311,12 +318,16 @@ class Ablate:
 
     def run(self) -> None:
         from scdnet.ablations import ablate, order_text, table_text
+        from scdnet.pretrain import PRESETS
         from scdnet.ranks import is_first
         from scdnet.store import SkeletonStore
 
         if self.config.seed:
             raise InputError(f"seed is {self.config.seed}, expected none: a table is given --seeds")
-        result = ablate(self.table, SkeletonStore.open(self.store), self.split, self.config, self.out, self.preset, self.seeds)
+        own, usual = (list(chain(*by_part(config))) for config in (self.config, PRESETS[self.preset]))
+        command = " ".join([f"scdnet ablate {self.table} --store {self.store.resolve().name} --split {self.split} --preset {self.preset}",
+                            *(option for option in own if option not in usual), "--seeds", *map(str, self.seeds)])
+        result = ablate(self.table, SkeletonStore.open(self.store), self.split, self.config, self.out, self.preset, self.seeds, command=command)
         if is_first():
             show(table_text(result))
             print("", *order_text(result), "", self.out / f"{self.table}.json", sep="\n")

@@ -182,7 +182,7 @@ def of_evaluation(found:Mapping, run:Mapping, model:tuple[str, str]|None=None)->
         hours=None if fused else run.get('hours'), hardware=hardware(machine, run['config'].get('device', 'auto')),
         date=(found.get('machine') or {}).get('date', ''), commit=run.get('commit') or '', command=found.get('command', ''))
 
-# %% ../nbs/66_results.ipynb #ddebce31
+# %% ../nbs/66_results.ipynb #95f00595
 def table_models(found:Mapping)->dict[str, tuple[str, str]]:
     """Name of a run's folder -> configuration and recipe, for the runs of a filled table of `scdnet ablate`."""
     base, recipe = which_model(found['config'], found['preset'])
@@ -201,7 +201,8 @@ def of_table(found:Mapping)->list[Result]:
                 results.append(Result(
                     protocol, found['store'].get('dataset') or found['store']['name'], found['split'], row[protocol]['each'][i], configuration=configuration,
                     stream=found['config'].get('stream', 'joint'), recipe=recipe, **baselines, run=f'{row["name"]}-{seed}', seed=seed, hours=row['hours'] / len(row['seeds']),
-                    hardware=hardware(found['machine'], found['config'].get('device', 'auto')), date=found['machine']['date']))
+                    hardware=hardware(found['machine'], found['config'].get('device', 'auto')), date=found['machine']['date'],
+                    command=found.get('command', '')))
     return results
 
 

@@ -217,6 +217,8 @@ def test_the_command(whole, store):
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert [line.split()[0] for line in lines[:3]] == ["row", "no-extractor", FULL] and lines[4].startswith("1 pairs of rows: ") and lines[-1] == str(whole[0] / "table5.json")
+    command = json.loads((whole[0] / "table5.json").read_text())["command"]
+    assert command.startswith(f"scdnet ablate table5 --store {store.path.name} --split half --preset demo --epochs 3 --batch-size 8 ") and command.endswith(" --seeds 0")
     assert_mistake(scdnet(*words, "--store", store.path, "--out", whole[0], "--temperature", 0.3), "cannot resume", "temperature (was 0.2, now 0.3)")
     assert_mistake(scdnet(*words, "--store", store.path, "--out", whole[0], "--seed", 1), "seed is 1", "--seeds")
 

@@ -343,8 +343,8 @@ WRONG = {"split": ("--split", "ysub", "ysub"), "store": ("--store", "nowhere", "
          "layout": ("--store", "OTHER", "20 joints"), "device": ("--device", "toaster", "toaster"), "epochs": ("--epochs", "0", "epochs"),
          "batch": ("--batch-size", "1000", "batch_size"), "heads": ("--encoder.heads", "3", "heads"),
          "rate": ("--optim.lr", "nan", "optim.lr"), "decay": ("--optim.weight-decay", "-1", "optim.weight_decay"), "warm-up": ("--optim.warmup", "1.5", "optim.warmup"),
-         "drops": ("--optim.drops", "2", "optim.drops"), "seed": ("--seed", "-1", "seed"), "temperature": ("--temperature", "nan", "temperature")}
-PRETRAIN = ("batch", "heads", "rate", "decay", "warm-up", "drops", "seed", "temperature")
+         "drops": ("--optim.drops", "2", "optim.drops"), "queue": ("--queue-size", "9" * 30, "queue_size"), "seed": ("--seed", "-1", "seed"), "temperature": ("--temperature", "nan", "temperature")}
+PRETRAIN = ("batch", "queue", "heads", "rate", "decay", "warm-up", "drops", "seed", "temperature")
 CASES = [(words, wrong) for words in LEARNING for wrong in WRONG if (WRONG[wrong][0] in words or wrong in ("device", "epochs", *PRETRAIN))
          and not (wrong == "epochs" and (words[0] == "embed" or words[1] == "knn"))
          and not (wrong in PRETRAIN and words[0] != "pretrain") and not (wrong == "layout" and words[0] == "pretrain")]

@@ -33,6 +33,11 @@ def test_every_notebook_stands_in_one_part():
     assert sorted(listed) == [path.name for path in NOTEBOOKS]
 
 
+def test_the_readme_lists_the_same_chapters_in_the_same_parts():
+    rows = re.findall(r"^\| (\w+) \| (\[.+) \|$", pages.section((ROOT / "README.md").read_text(encoding="utf-8"), "The book"), re.MULTILINE)
+    assert [(name, tuple(re.findall(r"\]\(nbs/([^()#]+)\)", row))) for name, row in rows] == [(part.name, part.files) for part in PARTS]
+
+
 def headings(notebook):
     """The anchors of a notebook, as Jupyter makes them."""
     text = re.sub(r"^```.*?^```", "", pages.markdown(pages.read(notebook)["cells"]), flags=re.MULTILINE | re.DOTALL)
@@ -89,10 +94,18 @@ def test_a_notebook_becomes_a_page():
     _, imports, first, second, third, table = shown["cells"]
     assert imports["metadata"]["tags"] == ["hide-input"] and imports["source"] == "import os\nfrom pathlib import Path"
     assert first["source"] == "draw(1)" and first["metadata"]["mystnb"]["image"]["alt"] == "A <hand>: it waves"
-    assert second["source"] == "#| data\ndraw(2)" and second["metadata"]["mystnb"]["image"]["alt"] == "Picture under the heading “A part”"
+    assert second["source"] == "draw(2)" and second["metadata"]["tags"] == ["data"] and second["metadata"]["mystnb"]["image"]["alt"] == "Picture under the heading “A part”"
     assert third["outputs"][0]["data"] == {"text/html": '<div role="group" aria-label="two hands"><div><script>play()</script></div></div>'}
     assert table["outputs"][0]["data"] == {"text/html": "<table></table>"} and "mystnb" not in table["metadata"]
     assert missing == ["nbs/x.ipynb: cell 5 (abc), under 'A part': a picture without `#| fig-alt:`"]
+
+
+def test_a_long_line_of_help_is_folded():
+    assert pages.fold("short", 20) == "short"
+    assert pages.fold("usage: scdnet [-h] {demo,prepare,inspect}", 30) == "usage: scdnet [-h] {demo,\n  prepare,inspect}"
+    assert pages.fold("  --epochs 36  --seed 0  --stream joint", 26) == "  --epochs 36  --seed 0\n  --stream joint"
+    for width in (100, 42):
+        assert max(map(len, pages.help_text(("pretrain",), width).split("\n"))) <= width
 
 
 # ---------------------------------------------------------------- the pages
@@ -163,7 +176,8 @@ def test_no_link_is_broken_and_no_picture_missing(site):
 
 def test_what_was_said_is_there(site):
     masks = (site / "book" / "20_masking.html").read_text(encoding="utf-8")
-    assert "#| export" not in masks and "#| hide" not in masks and "fig-alt" not in masks
+    assert 'image-reference" href="../_images/' in masks                                       # a picture leads to itself, to be enlarged
+    assert "#| " not in masks and "#| " not in (site / "book" / "53_finetune.html").read_text(encoding="utf-8")
     loss = (site / "reference" / "contrast.html").read_text(encoding="utf-8")
     assert "<strong>queue</strong> – (K, D), unit norm, no gradient." in loss                   # a parameter's text as it was written
     assert "scdnet evaluate semi" in (site / "reference" / "commands.html").read_text(encoding="utf-8")
@@ -213,6 +227,11 @@ def test_the_pages_in_a_browser(served, chromium, screen, width, height):
             assert seen["wide"] <= 0 and not seen["broken"] and not seen["bad"], (name, seen)
             assert seen["formulas"] == seen["raw"] and (seen["raw"] > 5 or name != "book/40_contrast"), (name, seen)
             assert seen["canvases"] > 0 or name != "book/11_synthetic", (name, seen)
+        page.goto(f"{served}/index.html", wait_until="load")
+        moving, moment = page.locator(".moving"), page.locator(".moment")
+        assert moving.is_visible() and not moment.is_visible()
+        page.get_by_label("Hold the picture still").press("Space")                             # by keyboard
+        assert moment.is_visible() and not moving.is_visible()
         page.goto(f"{served}/search.html?q=momentum", wait_until="load")
         page.locator("#search-results li").first.wait_for()
         assert "omentum" in page.locator("#search-results").text_content()

@@ -133,12 +133,6 @@ def test_one_changed_bit_is_found(name, store, whole, tmp_path, capsys):
     assert not state.load(tmp_path)
 
 
-def test_a_checkpoint_of_another_model_is_one_line(store, tmp_path):
-    Pretraining(replace(CONFIG, queue_size=8), store, store.split("half")[0]).save(tmp_path)
-    with pytest.raises(InputError, match="does not hold the state of the run"):
-        Pretraining(CONFIG, store, store.split("half")[0]).load(tmp_path)
-
-
 def test_overwriting_a_run_keeps_what_is_not_its_own(store, tmp_path, capsys):
     (tmp_path / "run").mkdir()
     (tmp_path / "run/diary.txt").write_text("dear diary")

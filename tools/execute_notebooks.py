@@ -4,6 +4,7 @@ Usage: python tools/execute_notebooks.py [--flags data,slow] NOTEBOOK ...
 """
 import argparse
 import configparser
+import os
 import re
 import sys
 from pathlib import Path
@@ -32,6 +33,8 @@ def main():
     parser.add_argument("notebooks", nargs="+", type=Path)
     parser.add_argument("--flags", default="", help=f"comma-separated flags to execute too, of {', '.join(sorted(known))}")
     given = parser.parse_args()
+    if "slow" in given.flags.split(","):
+        os.environ["SCDNET_SLOW"] = "1"                            # elsewhere such a cell says that it is left out: who presses "run all" has not asked for hours
     for path in given.notebooks:
         notebook = nbformat.read(path, 4)
         client = Flagged(notebook, timeout=3600, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}, store_widget_state=False)

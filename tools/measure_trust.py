@@ -10,6 +10,7 @@
 Each prints a table, writes data/trust/NAME.json (or --out) and ends with 1 where something was lost. Linux only. Kills and faults take some minutes of one core.
 """
 import contextlib
+import ctypes
 import json
 import multiprocessing
 import os
@@ -430,10 +431,12 @@ def faults(seed: int = 0, epochs: int = 12) -> dict:
 
 # the same numbers
 
-def same_numbers(seed: int = 0) -> dict:
-    """`scdnet demo` twice with one seed: results but for times, metrics but for times, weights."""
+def same_numbers(seed: int = 0, first: Path | None = None) -> dict:
+    """`scdnet demo` twice with one seed: results but for times, metrics but for times, weights. `first`: a demo of this seed that is there already."""
     with workshop() as root:
-        for name in ("one", "other"):
+        if first:
+            (root / "one").symlink_to(first.resolve())
+        for name in ("one", "other")[first is not None:]:
             subprocess.run([sys.executable, "-m", "scdnet", "demo", "--out", root / name, "--seed", str(seed)], check=True, stdout=subprocess.DEVNULL)
         one, other = (json.loads((root / name / "results.json").read_text()) for name in ("one", "other"))
         minutes = [round(result["seconds"] / 60, 1) for result in (one, other)]
@@ -454,20 +457,44 @@ def resident() -> float:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-class Watched(Pretraining):
-    """Notes memory and open files every hundredth of a run."""
+class Counts(ctypes.Structure):
+    """What glibc's `mallinfo2` counts, in bytes."""
 
-    notes: ClassVar[list[tuple[int, float, int]]] = []
+    _fields_: ClassVar = [(name, ctypes.c_size_t) for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")]
+
+
+def in_use() -> float:
+    """MB that this process has asked `malloc` for and not given back; 0 where the C library does not say."""
+    count = getattr(ctypes.CDLL(None), "mallinfo2", Counts)
+    count.restype = Counts
+    found = count()
+    return (found.uordblks + found.hblkhd) / 1e6
+
+
+class Watched(Pretraining):
+    """Notes memory and open files every hundredth of a run.
+
+    A batch computes those persons of its clips that are there. For each number of them that it has not met, oneDNN makes kernels and keeps them (29 MB at the size of the preset demo), and a batch
+    of more persons than any before needs more room; both are bounded, and come seldom and late. So the warm-up begins with one batch of each size that this run will meet.
+    """
+
+    notes: ClassVar[list[tuple[int, float, float, int]]] = []
+
+    def __init__(self, *given):
+        super().__init__(*given)
+        sizes = {int((view != 0).flatten(1, 3).any(1).sum()): step for step in range(self.steps) for view in self.batches(step)[1:]}
+        for _, step in sorted(sizes.items()):
+            self.model(*self.batches(step)[1:]).loss.backward()
 
     def step(self):
         result = super().step()
         if self.steps_done % max(1, self.steps // 100) == 0:
-            self.notes.append((self.steps_done, round(resident(), 1), len(os.listdir("/proc/self/fd"))))
+            self.notes.append((self.steps_done, round(resident(), 1), round(in_use(), 1), len(os.listdir("/proc/self/fd"))))
         return result
 
 
 def soak(steps: int = 2000, seed: int = 0, tiny: bool = False, warm_up: float = 0.2) -> dict:
-    """Memory and open files over the steps of a run, checkpoints included; after the warm-up memory may move by 20 MB."""
+    """Memory and open files over the steps of a run, checkpoints included; after the warm-up memory, resident and in use, may move by 20 MB."""
     import scdnet.pretrain
 
     keep_memory()
@@ -489,10 +516,11 @@ def soak(steps: int = 2000, seed: int = 0, tiny: bool = False, warm_up: float = 
         finally:
             scdnet.pretrain.Pretraining = before
     warm = [note for note in Watched.notes if note[0] > warm_up * steps]
-    memory, files = ([note[i] for note in warm] for i in (1, 2))
-    lost = [f"memory between {min(memory)} and {max(memory)} MB"] * (max(memory) - min(memory) > 20) + [f"{files[0]} to {files[-1]} open files"] * (max(files) > files[0])
-    return {"steps": Watched.notes[-1][0], "steps of warm-up": int(warm_up * steps), "memory after it (MB)": [min(memory), max(memory)], "open files after it": [min(files), max(files)],
-            "step, MB, open files": Watched.notes[:: max(1, len(Watched.notes) // 20)], "lost or different": lost}
+    memory, used, files = ([note[i] for note in warm] for i in (1, 2, 3))
+    lost = [f"memory between {min(memory)} and {max(memory)} MB"] * (max(memory) - min(memory) > 20) + [f"in use between {min(used)} and {max(used)} MB"] * (max(used) - min(used) > 20)
+    lost += [f"{files[0]} to {files[-1]} open files"] * (max(files) > files[0])
+    return {"steps": Watched.notes[-1][0], "steps of warm-up": int(warm_up * steps), "memory after it (MB)": [min(memory), max(memory)], "in use after it (MB)": [min(used), max(used)],
+            "open files after it": [min(files), max(files)], "step, MB, MB in use, open files": Watched.notes[:: max(1, len(Watched.notes) // 20)], "lost or different": lost}
 
 
 # what the option costs

@@ -1,4 +1,4 @@
-"""The README's picture that moves, docs/views.gif: a recording, and two views of it as the encoder gets them."""
+"""The README's picture that moves, docs/views.gif: a recording, and two views of it as the encoder gets them. And a moment of it, docs/view.png."""
 from pathlib import Path
 
 import numpy as np
@@ -34,4 +34,7 @@ def show(t: int) -> None:
         axis.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal", title=title, xticks=[], yticks=[])
 
 
-FuncAnimation(figure, show, frames=len(times)).save(Path(__file__).parents[1] / "docs" / "views.gif", PillowWriter(fps=12))
+docs = Path(__file__).parents[1] / "docs"
+FuncAnimation(figure, show, frames=len(times)).save(docs / "views.gif", PillowWriter(fps=12))
+show(18)
+figure.savefig(docs / "view.png")
