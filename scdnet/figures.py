@@ -541,9 +541,9 @@ def write_figures(run: str | Path, store: SkeletonStore, out: str | Path, split:
         write_text(folder / "index.html", album_page(album, run, store, split, command))
     return album
 
-# %% ../nbs/68_figures.ipynb #154ef0bd
+# %% ../nbs/68_figures.ipynb #38eaf68e
 def encoded(picture: Picture, kind: str) -> bytes:
-    """A picture as the bytes of a PNG or SVG file; the same picture, the same bytes."""
+    """A picture as the bytes of a PNG or SVG file; the same picture, the same bytes (of an SVG from matplotlib 3.10 on)."""
     out = io.BytesIO()
     with rc_context({"svg.hashsalt": "scdnet"}):
         picture.savefig(out, format=kind, dpi=150, **({"metadata": {"Date": None}} if kind == "svg" else {}))

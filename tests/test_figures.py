@@ -2,6 +2,7 @@
 import json
 import shutil
 from dataclasses import asdict
+from importlib.metadata import version
 from itertools import combinations
 
 import numpy as np
@@ -125,6 +126,8 @@ def test_the_curve_of_labels_survives_a_single_draw():
 
 @pytest.mark.parametrize("kind", ["png", "svg"])
 def test_the_same_picture_is_the_same_bytes(kind):
+    if kind == "svg" and tuple(map(int, version("matplotlib").split(".")[:2])) < (3, 10):
+        pytest.skip("before 3.10 matplotlib names clip paths by their place in memory")
     assert encoded(figure1(), kind) == encoded(figure1(), kind)
 
 
