@@ -369,6 +369,7 @@ class Evaluate:
     out: Path | None = None  # JSON file; None: RUN/eval/PROTOCOL-SPLIT.json (-STORE if the run learned from another), written anew each time
     device: str = "auto"  # auto: the first CUDA GPU, else the CPU
     no_baselines: bool = False  # judge the run alone, without the untrained encoder and the raw coordinates beside it
+    preset: Literal["demo", "paper"] | None = None  # whose recipe the protocol takes; None: the run's own
     overwrite: bool = False  # replace an existing --out
 
     protocol = "evaluate"
@@ -377,7 +378,7 @@ class Evaluate:
         """kind -> result. Whatever else belongs to it is written beside `out`."""
         from scdnet.judge import KINDS, all_features, judge, linear_config
 
-        config = linear_config(self.run_folder, getattr(self, "epochs", None), getattr(self, "seed", 0))
+        config = linear_config(self.run_folder, getattr(self, "epochs", None), getattr(self, "seed", 0), self.preset)
         found = all_features(self.run_folder, store, self.split, KINDS[:1] if self.no_baselines else KINDS, self.device, progress=True)
         return judge(self.protocol, found, store, self.split, config)
 
@@ -427,7 +428,7 @@ class Linear(Evaluate):
         from scdnet.streams import evaluate_streams
 
         return evaluate_streams(self.protocol, (self.run_folder, *self.streams), store, self.split, self.epochs, self.seed, not self.no_baselines, self.device,
-                                progress=True)
+                                progress=True, preset=self.preset)
 
     def alone(self, store: "SkeletonStore", out: Path) -> dict:
         """kind -> result of this run."""
@@ -465,7 +466,7 @@ class Finetune(Linear):
     def alone(self, store: "SkeletonStore", out: Path) -> dict:
         from scdnet.finetune import STARTS, evaluate_finetune, finetune_config
 
-        config = finetune_config(self.run_folder, self.protocol, self.epochs, self.seed)
+        config = finetune_config(self.run_folder, self.protocol, self.epochs, self.seed, self.preset)
         return evaluate_finetune(self.run_folder, store, self.split, config, self.protocol, STARTS[:1] if self.no_baselines else STARTS, self.device, progress=True)
 
 
@@ -506,7 +507,7 @@ class Semi(Evaluate):
         check_layout(untrained_encoder(self.run_folder), store)
         index = out.with_suffix(".csv")
         refuse_existing(self.out and index, self.overwrite)
-        config = finetune_config(self.run_folder, "semi", self.epochs, self.seed, fraction=self.fraction, draws=self.draws)
+        config = finetune_config(self.run_folder, "semi", self.epochs, self.seed, self.preset, fraction=self.fraction, draws=self.draws)
         drawn = read_draws(self.index, store, self.split) if self.index else draw_labelled(store, self.split, self.fraction, self.draws, self.seed)
         results = evaluate_semi(self.run_folder, store, self.split, config, drawn, STARTS[:1] if self.no_baselines else STARTS, self.device, progress=True)
         once(lambda: (index.parent.mkdir(parents=True, exist_ok=True), write_draws(index, store, drawn)))

@@ -170,9 +170,9 @@ PRESETS = {
 }
 
 
-def finetune_config(run:str|Path, protocol:str='finetune', epochs:int|None=None, seed:int=0, **more:object)->FinetuneConfig:
-    """The configuration of 'finetune', 'semi' or 'transfer' in a run's preset, with other `epochs` and `more` where they are given."""
-    config = PRESETS.get(read_config(run).get('preset', 'paper'), PRESETS['paper'])[protocol]
+def finetune_config(run:str|Path, protocol:str='finetune', epochs:int|None=None, seed:int=0, preset:str|None=None, **more:object)->FinetuneConfig:
+    """The configuration of 'finetune', 'semi' or 'transfer' in a preset, by default the run's, with other `epochs` and `more` where they are given."""
+    config = PRESETS.get(preset or read_config(run).get('preset', 'paper'), PRESETS['paper'])[protocol]
     return replace(config, seed=seed, epochs=config.epochs if epochs is None else epochs, **more)
 
 # %% ../nbs/53_finetune.ipynb #f33cff6f

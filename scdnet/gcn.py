@@ -138,7 +138,7 @@ class WeightedNorm(torch.autograd.Function):
 def multiply_add(x:Tensor, factor:Tensor, term:Tensor)->Tensor:
     """factor · x + term in one pass: x (B, C, V, T), factor and term (B, C)."""
     rows, (zero, one) = x.reshape(1, -1, *x.shape[2:]), (make(factor.numel(), dtype=factor.dtype, device=x.device) for make in (torch.zeros, torch.ones))
-    return F.batch_norm(rows, zero, one, factor.flatten(), term.flatten(), training=False, eps=0.).view_as(x)
+    return torch.batch_norm(rows, factor.flatten(), term.flatten(), zero, one, False, 0., 0., torch.backends.cudnn.enabled).view_as(x)   # F.batch_norm of some versions refuses eps = 0
 
 
 class BatchNorm(nn.BatchNorm2d):
@@ -213,7 +213,8 @@ class TemporalConv(nn.Module):
 
 def max_of_three(x:Tensor)->Tensor:
     """Maximum over the frame before, this one and the next, of numbers that are not negative: (..., T) -> (..., T)."""
-    if x.requires_grad: return F.max_pool2d(x, (1, 3), stride=1, padding=(0, 1))       # the quicker one with its gradient, the slower one without
+    atomic = x.is_cuda and torch.are_deterministic_algorithms_enabled()                # its gradient is then refused, for the order of its sums is chance
+    if x.requires_grad and not atomic: return F.max_pool2d(x, (1, 3), stride=1, padding=(0, 1))      # the quicker one with its gradient, the slower one without
     x = F.pad(x, (1, 1))
     return torch.maximum(torch.maximum(x[..., :-2], x[..., 1:-1]), x[..., 2:])
 

@@ -75,8 +75,8 @@ def all_features(run: str | Path, store: SkeletonStore, split: str, kinds: tuple
     return found
 
 # %% ../nbs/52_judge.ipynb #afd31438
-def linear_config(run: str | Path, epochs: int | None = None, seed: int = 0) -> LinearConfig:
-    """The linear protocol of a run's preset; with `epochs` another number of them.
+def linear_config(run: str | Path, epochs: int | None = None, seed: int = 0, preset: str | None = None) -> LinearConfig:
+    """The linear protocol of a preset, by default the run's; with `epochs` another number of them.
 
     Raises
     ------
@@ -85,7 +85,7 @@ def linear_config(run: str | Path, epochs: int | None = None, seed: int = 0) -> 
     """
     if epochs is not None and epochs < 1:
         raise InputError(f"epochs is {epochs}, expected 1 or more")
-    config = PRESETS.get(read_config(run).get("preset", "paper"), PRESETS["paper"])
+    config = PRESETS.get(preset or read_config(run).get("preset", "paper"), PRESETS["paper"])
     return replace(config, seed=seed, epochs=epochs or config.epochs)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from .files import InputError
 from .finetune import STARTS, Fit, fine_tune, finetune_config, share_out
 from .judge import KINDS, all_features, linear_config
-from .linear import accuracy, linear_probe, summarise
+from .linear import LinearConfig, accuracy, linear_probe, summarise
 from .pretrain import run_config
 from .store import SkeletonStore
 
@@ -64,7 +64,7 @@ def by_stream(runs:Sequence[str|Path])->dict[str, Path]:
 
 
 def evaluate_streams(protocol:str, runs:Sequence[str|Path], store:SkeletonStore, split:str, epochs:int|None=None, seed:int=0,
-                     baselines:bool=True, device:str='auto', progress:bool=False)->dict[str, dict]:
+                     baselines:bool=True, device:str='auto', progress:bool=False, preset:str|None=None)->dict[str, dict]:
     """Each stream by itself, then their fused scores.
 
     Parameters
@@ -75,6 +75,7 @@ def evaluate_streams(protocol:str, runs:Sequence[str|Path], store:SkeletonStore,
     epochs, seed : of the protocol; default: each run's preset.
     baselines : fuse the untrained encoders too (and, with 'linear', the raw coordinates).
     device, progress : as elsewhere.
+    preset : of the protocol; default: each run's own.
 
     Returns
     -------
@@ -87,9 +88,9 @@ def evaluate_streams(protocol:str, runs:Sequence[str|Path], store:SkeletonStore,
     runs, opinions = by_stream(runs), {}
     for stream, run in runs.items():
         if protocol == 'linear':
-            opinions[stream] = _linear(run, store, split, epochs, seed, KINDS if baselines else KINDS[:1], device, progress)
+            opinions[stream] = _linear(run, store, split, linear_config(run, epochs, seed, preset), KINDS if baselines else KINDS[:1], device, progress)
         elif protocol in ('finetune', 'transfer'):
-            config = finetune_config(run, protocol, epochs, seed)
+            config = finetune_config(run, protocol, epochs, seed, preset)
             fits = fine_tune(run, store, split, config, None, STARTS if baselines else STARTS[:1], device, progress)
             opinions[stream] = {kind: (asdict(config), one) for kind, (one,) in fits.items()}
         else: raise InputError(f'protocol {protocol!r}, expected linear, finetune or transfer: the others give no class scores to add')
@@ -97,9 +98,9 @@ def evaluate_streams(protocol:str, runs:Sequence[str|Path], store:SkeletonStore,
     return {kind: _fused(protocol, {stream: kinds[kind] for stream, kinds in opinions.items()}, store, split, seed) for kind in kinds}
 
 # %% ../nbs/54_streams.ipynb #c9be8d42
-def _linear(run:Path, store:SkeletonStore, split:str, epochs:int|None, seed:int, kinds:tuple[str, ...], device:str, progress:bool)->dict[str, tuple[dict, Fit]]:
+def _linear(run:Path, store:SkeletonStore, split:str, config:LinearConfig, kinds:tuple[str, ...], device:str, progress:bool)->dict[str, tuple[dict, Fit]]:
     "The linear protocol on each kind of features of a run; a baseline's learning rate is always chosen inside the training side."
-    config, found = linear_config(run, epochs, seed), all_features(run, store, split, kinds, device, progress)
+    found = all_features(run, store, split, kinds, device, progress)
     configs = [config if kind == 'pretrained' else replace(config, lr=None) for kind in kinds]
     probes = share_out([partial(linear_probe, found[kind], store, split, config) for kind, config in zip(kinds, configs)])
     return {kind: (vars(replace(config, lr=probe.lr)), Fit(probe.scores, dict(enumerate(probe.test_top1, 1)))) for kind, config, probe in zip(kinds, configs, probes)}
