@@ -36,6 +36,7 @@ from .augment import Views, views
 from .encoder import Encoder, EncoderConfig
 from .files import InputError
 from .formats.ntu import read_skeleton
+from .gcn import compile_blocks
 from .knn import nearest
 from .linear import LinearConfig, PRESETS as LINEAR_PRESETS, features, fit_probe, joined
 from .plain import plain_encoder, plain_moco
@@ -221,7 +222,7 @@ def step_stage(config:PretrainConfig, store:SkeletonStore, device:torch.device, 
     if compiled:
         for precision in ('fp32', 'bf16'):
             made[f'compiled {precision}'] = model, _ = version(lambda m: m, precision)
-            model.query.compile(); model.key.compile()
+            compile_blocks(model)
             flops[f'compiled {precision}'] = flops[f'fast {precision}']
     return {name: step for name, (_, step) in made.items()}, flops
 
@@ -267,7 +268,7 @@ class BenchConfig:
     device: str = 'auto'                        # auto: the first CUDA GPU, else the CPU
     repeats: int = 3                            # counted rounds of each stage
     batch_size: int | None = None               # clips of a pretraining step; None: the preset's (paper on a CPU: 16)
-    compile: bool = False                       # time the compiled branches too; their first call takes minutes
+    compile: bool = False                       # time compiled blocks too; their first call takes a minute or more
     growth: bool = False                        # also how cost grows; minutes more
 
     def __post_init__(self):

@@ -688,7 +688,7 @@ class Bench:
     json: Path | None = None  # file for every figure; None: only the table is printed
     repeats: int = 3  # counted rounds of each stage
     batch_size: int | None = None  # clips of a pretraining step; None: the preset's (paper on a CPU: 16)
-    compile: bool = False  # time the compiled branches too; their first steps take minutes
+    compile: bool = False  # time compiled blocks too; their first step takes a minute or more
     growth: bool = False  # also how cost grows with batch, frames, joints, persons, width, clips and ranks
     overwrite: bool = False  # replace an existing file
 

@@ -41,6 +41,7 @@ from .augment import ViewConfig, Views
 from .contrast import Granularity, Loss, loss_pairs
 from .encoder import Encoder, EncoderConfig, check_shapes
 from .files import InputError, alone_in, digest, new_folder, read_json, write_bytes, write_json, write_text
+from .gcn import compile_blocks
 from .momentum import MomentumContrast
 from .ranks import average_gradients, check_device, gather, is_first, launch, mean, once, rank, restarted, share, synchronise, world_size
 from .skeleton import Skeleton
@@ -75,7 +76,7 @@ class PretrainConfig:
     stream: Literal['joint', 'bone', 'motion'] = 'joint'
     device: str = 'auto'                             # auto: the first CUDA GPU, else the CPU
     precision: Literal['fp32', 'bf16'] = 'fp32'      # bf16: matrix products under autocast, the rest in float32
-    compile: bool = False                            # torch.compile the two branches; the first steps then take minutes
+    compile: bool = False                            # torch.compile the extractors' blocks; the first step then takes a minute or more
     queue_size: int = 8192                           # K, keys in each queue; paper: 8192, but 2048 for PKU-MMD I
     key_momentum: float = 0.999                      # m of Eq. 1; paper: 0.999
     temperature: float = 0.2                         # τ of Eq. 8; paper
@@ -316,9 +317,7 @@ class Pretraining:
         self.epoch_steps, self.steps_done, self.sums = self.batches.epoch_steps, 0, np.zeros(2)     # sums of loss and accuracy in this epoch
         self.steps = self.epoch_steps * config.epochs
         self.signals, self.stopping = [], False                                 # noted by this rank; whether any rank has noted one
-        if config.compile:
-            self.model.query.compile()
-            self.model.key.compile()
+        if config.compile: compile_blocks(self.model)
         self.query = average_gradients(self.model.query)
 
     @property

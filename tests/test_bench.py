@@ -1,13 +1,16 @@
 """The command `bench`: what it refuses, and what it writes."""
+import copy
 import json
 
 import pytest
 import torch
 from commands import assert_mistake, scdnet
+from torch import nn
 
 from scdnet import bench
 from scdnet.bench import BenchConfig
 from scdnet.encoder import Encoder, EncoderConfig
+from scdnet.gcn import Extractor, compile_blocks
 from scdnet.pretrain import PretrainConfig
 from scdnet.skeleton import KINECT20
 
@@ -46,9 +49,27 @@ def test_a_compiler_can_follow_the_encoder():
         torch.manual_seed(0)
         encoder = Encoder(EncoderConfig(frames=16, channels=8, width=16, heads=4, dropout=0.), KINECT20, 1)
         if compiled:
-            encoder.compile(backend="aot_eager")
+            compile_blocks(encoder, backend="aot_eager")
         sum(clue.square().sum() for clue in encoder(torch.randn(4, 3, 16, 20, 1))).backward()
         return {name: value.grad for name, value in encoder.named_parameters()}, dict(encoder.named_buffers())
 
     for eager, traced in zip(step(False), step(True)):
         torch.testing.assert_close(traced, eager, rtol=1e-3, atol=1e-4)
+
+
+def test_extractors_share_what_is_compiled():
+    """Two extractors are six blocks of three sizes; whether a second person is there is another matter."""
+    graphs = []
+
+    def count(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    torch.manual_seed(0)
+    pair, clips = nn.ModuleList([Extractor(KINECT20, 2, channels=8) for _ in range(2)]).requires_grad_(False), torch.randn(4, 3, 16, 20, 2)
+    clips[1:, ..., 1] = 0
+    plain = copy.deepcopy(pair)
+    compile_blocks(pair, count)
+    for compiled, eager in zip(pair, plain):
+        torch.testing.assert_close(compiled(clips), eager(clips), rtol=1e-3, atol=1e-4)
+    assert len(graphs) == 3
