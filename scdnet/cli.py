@@ -400,7 +400,7 @@ class Evaluate:
         judged = self.judged(store, out)
         if not is_first():
             return
-        result = judged["pretrained"] | {"baselines": {kind: judged[kind] for kind in judged if kind != "pretrained"}, "run": about_run(self.run_folder),
+        result = judged["pretrained"] | {"baselines": {kind: judged[kind] for kind in judged if kind != "pretrained"}, "run": about_run(self.run_folder), "preset": self.preset,
                                          "command": told(self), "hours": (time.perf_counter() - start) / 3600, "machine": machine()}
         out.parent.mkdir(parents=True, exist_ok=True)
         write_json(out, result)

@@ -156,10 +156,12 @@ def _setting(found:Mapping, run:Mapping)->str:
 def _recipe(found:Mapping, run:Mapping, recipe:str)->str:
     "The recipe of a run, and what its protocol was told otherwise than by the preset."
     if run.get('official'): recipe = f'official weights, {run["official"]["name"]}'
-    preset = run.get('preset') if run.get('preset') in PRESETS else 'paper'
+    own, told = run.get('preset') if run.get('preset') in PRESETS else 'paper', found.get('preset')
+    preset = told if told in PRESETS else own
     usual = {'linear': LINEAR[preset], **FINETUNE[preset]}.get(found['protocol'])
     epochs = found['config'].get('joint', found['config']).get('epochs')
-    return recipe if usual is None or epochs in (None, usual.epochs) else f'{recipe}; evaluate --epochs {epochs}'
+    words = f' --preset {preset}' * (preset != own) + f' --epochs {epochs}' * (usual is not None and epochs not in (None, usual.epochs))
+    return f'{recipe}; evaluate{words}' if words else recipe
 
 
 def of_evaluation(found:Mapping, run:Mapping, model:tuple[str, str]|None=None)->Result:
