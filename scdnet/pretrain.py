@@ -406,6 +406,7 @@ def _commit()->str|None:
 def read_config(run:str|Path)->dict:
     """Content of a run's `config.json`; FileNotFoundError or InputError if it is no run."""
     path = Path(run) / 'config.json'
+    if not Path(run).exists(): raise FileNotFoundError(f'{run}: no such folder, expected a run')
     if not path.is_file(): raise FileNotFoundError(f'{run}: not a run, there is no config.json in it')
     content = read_json(path)
     for name in ('config', 'skeleton', 'persons', 'coords'):

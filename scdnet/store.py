@@ -324,7 +324,7 @@ def _read_meta(path: Path) -> dict:
         raise InputError(f"{path}: no such folder, expected a store")
     for name in ("meta.json", "clips.csv", "frames.npy"):
         if not (path / name).is_file():
-            raise InputError(f"{path / name}: missing, so {path} is not a whole store")
+            raise InputError(f"{path / name}: missing, so {path} is not a whole store; scdnet prepare makes one of recordings")
     file = path / "meta.json"
     meta = read_json(file, 2**25)
     if not isinstance(meta, dict) or meta.get("format") != "scdnet store":
