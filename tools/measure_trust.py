@@ -566,7 +566,8 @@ def measure() -> int:
     if rows:
         show([tuple(rows[0]), *(tuple(str(value) for value in row.values()) for row in rows)])
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(out, {"command": " ".join(["python tools/measure_trust.py", *words]), **result, "machine": machine()})
+    spoken = [Path(word).name if "/" in word else word for word in words]                             # the file says nothing of where things lay
+    write_json(out, {"command": " ".join(["python tools/measure_trust.py", *spoken]), **result, "machine": machine()})
     return int(bool(result["lost or different"]))
 
 
