@@ -2,6 +2,7 @@
 
 Started by torchrun, this file is the program of a rank: it fine-tunes and notes what came of it.
 """
+import json
 import os
 import subprocess
 import sys
@@ -12,12 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from commands import scdnet
 from hypothesis import given, settings, strategies as st
 
 from scdnet.augment import ViewConfig
 from scdnet.encoder import EncoderConfig
 from scdnet.files import InputError
 from scdnet.finetune import FinetuneConfig, SemiConfig, draw_labelled, evaluate_finetune, evaluate_semi, finetune_config, mean_result, read_draws, write_draws
+from scdnet.judge import linear_config
 from scdnet.pretrain import PRESETS, OptimConfig, pretrain
 from scdnet.ranks import joined, rank
 from scdnet.skeleton import KINECT20
@@ -153,6 +156,16 @@ def test_impossible_settings(folder):
     for words, complaint in ((dict(epochs=0), "epochs is 0"), (dict(seed=-1), "seed is -1")):
         with pytest.raises(InputError, match=complaint):
             finetune_config(folder / "joint", **words)
+
+
+def test_a_protocol_takes_the_recipe_of_the_preset_that_is_named(folder, tmp_path):
+    assert (linear_config(folder / "joint", preset="demo").lr, linear_config(folder / "joint", preset="paper").lr) == (None, 2.0)
+    words = "evaluate", "finetune", "--run", folder / "joint", "--store", folder / "store", "--split", "half", "--epochs", 1, "--device", "cpu", "--no-baselines"
+    for preset, name in (("demo", "adamw"), ("paper", "sgd")):
+        out = tmp_path / f"{preset}.json"
+        assert scdnet(*words, "--preset", preset, "--out", out).returncode == 0
+        found = json.loads(out.read_text())
+        assert (found["preset"], found["config"]["optim"]["name"]) == (preset, name) and f"--preset {preset}" in found["command"]
 
 
 def test_a_loss_that_is_not_finite_stops(folder):
