@@ -234,7 +234,7 @@ class Pretrain:
 
         start, store, queue = time.perf_counter(), SkeletonStore.open(self.store), self.config.queue_size
         clips = len(store.split(self.split)[0])
-        if queue > clips and is_first():
+        if self.config.batch_size <= clips < queue and is_first():
             print(f"note: the queue holds {queue} keys, of {clips} training clips: a query meets older keys of its own clip as negatives; "
                   "a smaller --queue-size avoids it", file=sys.stderr)
         run = pretrain(store, self.split, self.config, self.out, preset=self.preset, resume=self.resume, overwrite=self.overwrite)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LEFT', 'RIGHT', 'MIDDLE', 'PALETTE', 'Picture', 'joint_colours', 'bone_colours', 'visible', 'scene', 'project',
-           'as_clip', 'limits', 'paint', 'rest_pose', 'pose', 'skeleton3d', 'strip', 'staged', 'animate', 'heatmap',
-           'masked', 'curve', 'scatter']
+           'as_clip', 'limits', 'paint', 'upright_joints', 'known_body', 'rest_pose', 'pose', 'skeleton3d', 'strip',
+           'staged', 'animate', 'heatmap', 'masked', 'curve', 'scatter']
 
 # %% ../nbs/60_draw.ipynb #825737fd
 import base64
@@ -124,18 +124,39 @@ _BODY = {'spine base': (0, .95), 'hip centre': (0, .95), 'hip center': (0, .95),
 _SIDE = {'shoulder': (.18, 1.4), 'elbow': (.42, 1.22), 'wrist': (.62, 1.02), 'hand': (.7, .94), 'hand tip': (.78, .86), 'thumb': (.62, .87),
          'hip': (.09, .9), 'knee': (.15, .5), 'ankle': (.2, .1), 'foot': (.3, .03), 'eye': (.06, 1.67), 'ear': (.13, 1.64)}
 
-def rest_pose(skeleton:Skeleton)->np.ndarray:
-    "A flat pose (V, 2) of any skeleton, y up, seen from the front (its left on the right); a known body stands, another graph is unfolded."
+_HIGH, _LOW = ('head', 'nose', 'neck'), ('foot', 'ankle', 'hip', 'pelvis')
+
+def upright_joints(skeleton:Skeleton)->tuple[int, int]|None:
+    "A low and a high joint: the ends of `vertical`, else by their names; None if neither helps."
+    def first(words:tuple[str, ...])->int|None: return next((j for word in words for j, joint in enumerate(skeleton.joints) if word in joint.lower()), None)
+    low, high = skeleton.vertical or (first(_LOW), first(_HIGH))
+    return None if low is None or high is None else (low, high)
+
+def known_body(skeleton:Skeleton)->np.ndarray|None:
+    "Where the joints (V, 2) of a standing person are, by their names; None if one of them is unknown."
     place = dict(_BODY) | {f'{side} {k}': (s*x, y) for side, s in (('left', 1), ('right', -1)) for k, (x, y) in _SIDE.items()}
     names = [j.lower().replace('_', ' ') for j in skeleton.joints]
-    if all(n in place for n in names): return np.array([place[n] for n in names])
-    steps = np.where(np.eye(len(names)) > 0, 0., np.inf)
+    return np.array([place[n] for n in names]) if all(n in place for n in names) else None
+
+def rest_pose(skeleton:Skeleton)->np.ndarray:
+    """A flat pose (V, 2) of any skeleton, y up, seen from the front (its left on the right).
+
+    A body whose joints have known names stands; another graph is unfolded, and turned so that its `upright_joints` are one above the other.
+    """
+    if (body := known_body(skeleton)) is not None: return body
+    count = len(skeleton.joints)
+    steps = np.where(np.eye(count) > 0, 0., np.inf)
     for a, b in skeleton.bones: steps[a, b] = steps[b, a] = 1
-    for k in range(len(names)): steps = np.minimum(steps, steps[:, k:k+1] + steps[k:k+1])      # shortest paths
-    steps[np.isinf(steps)] = len(names)
-    centre = np.eye(len(names)) - 1/len(names)
+    for k in range(count): steps = np.minimum(steps, steps[:, k:k+1] + steps[k:k+1])           # shortest paths
+    steps[np.isinf(steps)] = count
+    centre = np.eye(count) - 1/count
     value, vector = np.linalg.eigh(-.5*centre@steps**2@centre)                                 # classical scaling
-    return vector[:, -2:][:, ::-1]*np.sqrt(np.maximum(value[-2:][::-1], 0))
+    flat = vector[:, -2:][:, ::-1]*np.sqrt(np.maximum(value[-2:][::-1], 0))
+    if ends := upright_joints(skeleton):
+        x, y = flat[ends[1]] - flat[ends[0]]
+        flat = flat @ np.array([[y, x], [-x, y]])/max(np.hypot(x, y), 1e-9)
+    left, right = np.array(skeleton.pairs, int).reshape(-1, 2).T
+    return flat*[-1 if flat[left, 0].sum() < flat[right, 0].sum() else 1, 1]
 
 def _ticks(values:np.ndarray)->MaxNLocator:
     "Ticks of a colour bar: whole numbers for whole numbers."
@@ -241,7 +262,7 @@ def strip(clip:np.ndarray|dict, skeleton:Skeleton, frames:int|list[int]=8, title
 
 # %% ../nbs/60_draw.ipynb #31da9a3e
 _PLAYER = """<div id="ID" style="font:13px sans-serif;color:#222;background:#fff;display:inline-block;padding:4px">
-<div class="s" style="display:flex;flex-wrap:wrap">An animation: it plays where scripts may run, in JupyterLab or a browser.</div>
+<div class="s" style="display:flex;flex-wrap:wrap">An animation: it plays where scripts may run; in Jupyter, run this cell.</div>
 <div style="display:flex;gap:8px;align-items:center"><button aria-label="play or pause">&#10074;&#10074;</button>
 <input type="range" min="0" value="0" aria-label="frame" style="flex:1"><span style="min-width:9em"></span></div></div>
 <script>(()=>{

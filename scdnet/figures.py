@@ -533,7 +533,9 @@ def write_figures(run: str | Path, store: SkeletonStore, out: str | Path, split:
     split = run_split(run, store, split)
     first = result_album(run, store, split, also)
     second = clue_album(run, store, split, device, progress)
-    album = Album(first.plates | second.plates, first.left_out + second.left_out)
+    plates = first.plates | second.plates
+    plates["figure1"] = plates.pop("figure1")                                # the paper's tasks come after what is the run's own
+    album = Album(plates, first.left_out + second.left_out)
     with new_folder(out, overwrite, ("*.png", "*.svg", "index.html")) as folder:
         for name, plate in album.plates.items():
             for kind in ("png", "svg")[:1 + svg]:

@@ -51,8 +51,8 @@ def find_format(entries: Sequence[Entry], name: str = "auto") -> Format:
         raise InputError(f"{_place(entries)}: files of several formats ({', '.join(f.name for f in found)}), expected one; give --format")
     if {"meta.json", "clips.csv", "frames.npy"} <= {entry.file for entry in entries}:
         raise InputError(f"{_place(entries)}: a store, which is prepared already; expected recordings")
-    expected = "; or ".join(format.expects for format in FORMATS.values())
-    raise InputError(f"{_place(entries)}: no recordings among {len(entries)} files (such as {entries[0].file}), expected {expected}")
+    raise InputError(f"{_place(entries)}: no recordings among {len(entries)} file{'s' * (len(entries) > 1)} (such as {entries[0].file}), expected those of "
+                     f"{', '.join(FORMATS)} (--format NAME says which files that one wants; your own skeletons: folder)")
 
 
 def _place(entries: Sequence[Entry]) -> str:
