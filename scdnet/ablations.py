@@ -224,7 +224,7 @@ def ablate(table:str, store:SkeletonStore, split:str, config:PretrainConfig, out
         once(lambda: write_json(out / f'{table}.json', content) and None)
     return content
 
-
+# %% ../nbs/65_ablations.ipynb #216bc479
 def table_text(result:Mapping)->list[tuple]:
     """Lines of a filled table: for each row the paper's top-1 and ours, mean ± standard deviation over seeds, in percent."""
     def text(found:Mapping|None)->str|None:

@@ -87,7 +87,7 @@ def alternate(versions:Mapping[str, Callable[[], object]], repeats:int, device:t
         tick()
     return {name: Timing(seconds[name], memory[name]) for name in versions}
 
-
+# %% ../nbs/64_bench.ipynb #e421b253
 def wait(device:torch.device)->None:
     """Return when the device has finished what it was given."""
     if device.type == 'cuda': torch.cuda.synchronize(device)
@@ -197,7 +197,7 @@ def views_stage(config:PretrainConfig, store:SkeletonStore, device:torch.device,
         return pair
     return {'plain': plain, 'fast': fast}
 
-
+# %% ../nbs/64_bench.ipynb #b609501b
 def step_loss(model:nn.Module, view_q:Tensor, view_k:Tensor)->Tensor:
     """The loss of a fast or a plain model."""
     result = model(view_q, view_k)
@@ -417,7 +417,7 @@ def growth(device:torch.device, folder:str|Path, repeats:int, bar:tqdm)->list[di
     bar.update()
     return rows
 
-
+# %% ../nbs/64_bench.ipynb #f7530a4e
 def _clip_growth(device:torch.device, folder:Path, repeats:int)->list[dict]:
     "Views of an epoch's steps, and features, per clip."
     small = replace(PRESETS['demo'], batch_size=64, encoder=EncoderConfig(frames=16, channels=4, width=16), view=replace(PRESETS['demo'].view, temporal_s=8, temporal_r=3))

@@ -251,7 +251,7 @@ def read_metrics(run: Path) -> "pd.DataFrame":
 
     return pd.read_json(run / "metrics.jsonl", lines=True)
 
-
+# %% ../nbs/63_cli.ipynb #54902c1e
 @dataclass(frozen=True)
 class _Preset:
     preset: Literal["demo", "paper"] = "demo"

@@ -158,6 +158,7 @@ def rest_pose(skeleton:Skeleton)->np.ndarray:
     left, right = np.array(skeleton.pairs, int).reshape(-1, 2).T
     return flat*[-1 if flat[left, 0].sum() < flat[right, 0].sum() else 1, 1]
 
+# %% ../nbs/60_draw.ipynb #3c985bfe
 def _ticks(values:np.ndarray)->MaxNLocator:
     "Ticks of a colour bar: whole numbers for whole numbers."
     return MaxNLocator(nbins=6, integer=bool((np.asarray(values) % 1 == 0).all()))

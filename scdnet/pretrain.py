@@ -495,7 +495,7 @@ def _open_run(out:Path, now:dict, resume:bool, overwrite:bool, stack:contextlib.
     stack.enter_context(alone_in(out))
     return resume, False
 
-
+# %% ../nbs/42_pretrain.ipynb #b461f6ac
 def _run_epoch(state:Pretraining, out:Path, bar:tqdm)->None:
     "Steps to the end of the epoch, or to a signal; a line in metrics.jsonl where the epoch is whole, and a checkpoint where one is due."
     began, first = time.perf_counter(), state.steps_done
@@ -591,7 +591,7 @@ def load_encoder(run:str|Path, device:str='cpu')->Encoder:
     if not all(value.isfinite().all() for value in weights.values()): raise InputError(f'{path}: holds numbers that are not finite')
     return encoder.to(find_device(device)).eval()
 
-
+# %% ../nbs/42_pretrain.ipynb #c8216dcf
 def run_config(run:str|Path)->PretrainConfig:
     """The configuration of a run, read from its `config.json`. InputError, naming the file, on what no configuration holds."""
     try: return _filled(PretrainConfig(), read_config(run)['config'])

@@ -107,7 +107,7 @@ def _checked(skeleton: Skeleton) -> dict:
         _once([name for name, _ in checked["limbs"]], f"{where}: limb")
     return checked
 
-
+# %% ../nbs/10_skeleton.ipynb #64b5f472
 def _items(value, where: str, length: int | None = None) -> tuple:
     """`value` as a tuple, of `length` items if that is given."""
     try:

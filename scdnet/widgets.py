@@ -530,6 +530,8 @@ function maps(root, model) {
 }
 export default { render({model, el}) { return maps(make("div", el, {className: "scdnet"}), model); } };
 """
+
+# %% ../nbs/69_widgets.ipynb #1f735a21
 MAPS_STYLE = """
 .scdnet .maps { display: flex; flex-wrap: wrap; gap: 12px; }
 .scdnet .maps canvas { touch-action: none; cursor: crosshair; border: 1px solid var(--jp-border-color2, #8884); }

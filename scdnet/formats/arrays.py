@@ -209,7 +209,7 @@ def load_pickle(entry: Entry, limit: int = 2**28) -> object:
         except Exception as error:                       # a damaged pickle may fail in any way
             raise InputError(f"{entry.label}: not a pickle of arrays ({str(error)[:200] or type(error).__name__})") from error
 
-
+# %% ../../nbs/15_formats_arrays.ipynb #f5905daf
 @contextlib.contextmanager
 def _whole(entry: Entry, limit: int) -> Iterator[io.BufferedIOBase]:
     """A file to read from; on disk it's mapped, so that only what is built from it takes memory."""
