@@ -149,6 +149,7 @@ def length_figure(store: SkeletonStore) -> draw.Picture:
     axis.hist(lengths, bins=np.arange(lengths.min(), lengths.max() + width + 1, width) - 0.5, color=draw.LEFT)
     axis.axvline(np.median(lengths), color=draw.RIGHT, linewidth=1.5, label=f"middle: {np.median(lengths):.0f} frames")
     axis.set(xlabel="frames of a clip", ylabel="clips")
+    axis.locator_params(integer=True)
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False)
     return figure
