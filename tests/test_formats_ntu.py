@@ -261,7 +261,7 @@ def test_hostile_archive(changed, parts, expected, tmp_path):
 def test_archive_in_which_nothing_can_be_found(tmp_path):
     inner = zip_of(tmp_path / "inner.zip", contents(NTU, ntu_text))
     nested = zip_of(tmp_path / "nested.zip", {"inner.zip": inner.read_bytes()})
-    assert_mistake(scdnet("prepare", nested, "--out", tmp_path / "store"), "nested.zip", "inner.zip", "expected files Sss")
+    assert_mistake(scdnet("prepare", nested, "--out", tmp_path / "store"), "nested.zip", "inner.zip", "expected those of ntu, ")
     (tmp_path / "cut.zip").write_bytes(inner.read_bytes()[:-30])
     assert_mistake(scdnet("prepare", tmp_path / "cut.zip", "--out", tmp_path / "store"), "cut.zip", "cannot be read as a zip archive")
     assert tree(tmp_path) == ["cut.zip", "inner.zip", "nested.zip"]
