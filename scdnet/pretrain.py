@@ -340,8 +340,8 @@ class Pretraining:
         self.optimizer.zero_grad()
         result.loss.backward()
         gradients = {name: p.grad for name, p in self.model.query.named_parameters() if p.grad is not None}
-        largest = nn.utils.get_total_norm(gradients.values(), math.inf)
-        loss, accuracy, gradient, asked = mean(*torch.stack([result.loss.detach(), result.accuracy, largest]).tolist(), len(self.signals))
+        norm = nn.utils.get_total_norm(gradients.values())
+        loss, accuracy, gradient, asked = mean(*torch.stack([result.loss.detach(), result.accuracy, norm]).tolist(), len(self.signals))
         if not math.isfinite(loss + gradient):
             facts = {'step': self.steps_done, 'loss': loss, 'gradient': gradient, 'lr': group['lr'], 'clips': [self.store.names[i] for i in self.train[chosen]],
                      'gradients that are not finite': [name for name, g in gradients.items() if not g.isfinite().all()]}
