@@ -156,7 +156,7 @@ def compare_order(rows:Sequence[Mapping], clips:int)->dict:
 
     Returns
     -------
-    Of the pairs that the paper tells apart, how many are the `same` way round here by more than one standard error, `reversed`, or within it, `unclear`;
+    Of the pairs that the paper tells apart, how many are the `same` way round here by more than two standard errors, `reversed`, or within it, `unclear`;
     and `pairs`: better and worse as the paper has it, the paper's difference, ours, its error, and which of the three.
     """
     pairs = []
@@ -164,7 +164,7 @@ def compare_order(rows:Sequence[Mapping], clips:int)->dict:
         if a['paper']['top1'] == b['paper']['top1']: continue
         if a['paper']['top1'] < b['paper']['top1']: a, b = b, a
         ours, error = difference(a['linear'], b['linear'], clips)
-        verdict = 'unclear' if abs(ours) <= error else 'same' if ours > 0 else 'reversed'
+        verdict = 'unclear' if abs(ours) <= 2 * error else 'same' if ours > 0 else 'reversed'
         pairs.append({'better': a['name'], 'worse': b['name'], 'paper': round(a['paper']['top1'] - b['paper']['top1'], 2), 'ours': ours, 'error': error, 'order': verdict})
     return {verdict: sum(pair['order'] == verdict for pair in pairs) for verdict in ('same', 'reversed', 'unclear')} | {'pairs': pairs}
 
@@ -240,5 +240,5 @@ def table_text(result:Mapping)->list[tuple]:
 def order_text(result:Mapping)->list[str]:
     """The order of a filled table in words: a sentence, then a line for each pair that is reversed."""
     order = result['order']
-    lines = [f'{len(order["pairs"])} pairs of rows: {order["same"]} in the paper\'s order, {order["reversed"]} reversed, {order["unclear"]} within one standard error']
+    lines = [f'{len(order["pairs"])} pairs of rows: {order["same"]} in the paper\'s order, {order["reversed"]} reversed, {order["unclear"]} within two standard errors']
     return lines + [f'reversed: {p["better"]} {p["ours"]:+.1f} ± {p["error"]:.1f} against {p["worse"]}; the paper {p["paper"]:+.1f}' for p in order['pairs'] if p['order'] == 'reversed']

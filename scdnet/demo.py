@@ -178,7 +178,7 @@ def demo(out: str | Path, seed: int = 0, overwrite: bool = False, mannequin: Man
         with stage(seconds, "synthesise"):
             synthesize("raw", seed, mannequin, workers, progress=progress)
         with stage(seconds, "prepare"):
-            store = prepare("raw", "store", format="ntu", workers=workers, progress=progress)
+            store = prepare("raw", "store", format="ntu", workers=workers, progress=progress, dataset="mannequin")
             for file in sorted(Path("raw").iterdir()):
                 file.unlink()
             Path("raw").rmdir()

@@ -131,7 +131,7 @@ class LinearConfig:
     epochs: int = 80
     batch_size: int = 1024
     lr: float | None = 2.0           # None: the best of `rates` on parts held out of the training side; ours
-    rates: tuple[float, ...] = (0.03, 0.1, 0.3, 1., 3., 10.)
+    rates: tuple[float, ...] = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1., 3., 10.)
     folds: int = 5                   # parts of the training side, each held out once to choose the rate
     drops: tuple[float, ...] = (50 / 80, 70 / 80)
     seed: int = 0                    # of the weights, the batches and the parts

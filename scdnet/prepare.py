@@ -113,7 +113,7 @@ def _follow_parent() -> None:
 
 # %% ../nbs/19_prepare.ipynb #093721ea
 def prepare(sources: str | Path | Sequence[str | Path], out: str | Path, format: str = "auto", on_error: str = "fail",
-            workers: int | None = None, overwrite: bool = False, progress: bool = True, **options: object) -> SkeletonStore:
+            workers: int | None = None, overwrite: bool = False, progress: bool = True, dataset: str | None = None, **options: object) -> SkeletonStore:
     """Turn raw recordings into a store, with the official preparation.
 
     Parameters
@@ -132,6 +132,8 @@ def prepare(sources: str | Path | Sequence[str | Path], out: str | Path, format:
         Replace an existing store.
     progress
         Show a progress bar on stderr.
+    dataset
+        Name to record for it; None: its sizes tell it, or its folder's name stands for it.
     options
         Of the format, as its `scan` takes them: `keep_missing=True` for ntu keeps the clips on the published list of missing skeletons.
 
@@ -164,7 +166,7 @@ def prepare(sources: str | Path | Sequence[str | Path], out: str | Path, format:
             left_out = found.left_out + _fill(writer, chosen, found, tasks, twice, on_error, workers, progress)
             _write_left_out(folder / "skipped.csv", left_out)
             source = {"format": chosen.name, "sources": [str(s) for s in sources], **_counts(writer, left_out)}
-            writer.finish(found.classes, found.rule, found.lists, source, _preparation(found))
+            writer.finish(found.classes, found.rule, found.lists, source, _preparation(found), dataset)
         finally:
             writer.close()
     return SkeletonStore.open(out)

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PRESETS', 'AHEAD', 'TENSORS', 'RUN_FILES', 'OptimConfig', 'PretrainConfig', 'learning_rate', 'seed_of', 'epoch_order',
            'build_model', 'find_device', 'build_optimizer', 'keep_memory', 'Batches', 'write_state', 'read_state',
-           'NotFinite', 'Pretraining', 'describe', 'machine', 'read_config', 'check_same', 'pretrain', 'noted_signals',
-           'save_encoder', 'load_encoder', 'run_config', 'untrained_encoder']
+           'NotFinite', 'Pretraining', 'describe', 'machine', 'read_config', 'run_changes', 'check_same', 'pretrain',
+           'noted_signals', 'save_encoder', 'load_encoder', 'run_config', 'untrained_encoder']
 
 # %% ../nbs/42_pretrain.ipynb #14b10da8
 import contextlib
@@ -422,15 +422,19 @@ def _changes(old:dict, new:dict, at:str='')->Iterator[str]:
         elif a != b: yield f'{at}{key} (was {a}, now {b})'
 
 
-def check_same(run:Path, now:dict)->None:
-    "InputError if `now` would give another result than the run's own config.json."
+def run_changes(run:Path, now:dict)->list[str]:
+    """What of `now`, the content of a `config.json`, would give another result than the run's own: a name and both values each."""
     before = {**read_config(run), 'config': asdict(run_config(run))}                  # options that came later have their defaults
     before, now = (json.loads(json.dumps(d)) for d in (before, now))
     keys = 'split', 'config', 'skeleton', 'persons', 'coords', 'store'
     free = {'config': ('device', 'save_every', 'compile', 'deterministic'), 'store': ('name', 'dataset')}        # change nothing in the result
-    trim = lambda d: {k: {n: v for n, v in d[k].items() if n not in free[k]} if k in free else d[k] for k in keys}
-    changed = list(_changes(trim(before), trim(now)))
-    if changed: raise InputError(f'{run}: cannot resume with other options: {"; ".join(changed)}')
+    trim = lambda d: {k: {n: v for n, v in d[k].items() if n not in free[k]} if k in free else d[k] for k in keys if k in d}
+    return list(_changes(trim(before), trim(now)))
+
+
+def check_same(run:Path, now:dict)->None:
+    "InputError if `now` would give another result than the run's own config.json."
+    if changed := run_changes(run, now): raise InputError(f'{run}: cannot resume with other options: {"; ".join(changed)}')
 
 # %% ../nbs/42_pretrain.ipynb #ffcf4917
 def pretrain(store:SkeletonStore, split:str, config:PretrainConfig, out:str|Path, preset:str='', resume:bool=False,

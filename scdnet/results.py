@@ -289,10 +289,15 @@ def _in_folder(place:Path)->Iterator[tuple[Path, Result]]:
             yield path, replace(result, dataset=MANNEQUIN) if own else result
 
 
+def _on_shelf(local:pd.DataFrame)->pd.Series:
+    "Which results ship with scdnet."
+    return local['file'].str.startswith(str(shipped('results'))).rename('shipped')
+
+
 def local_results(places:Sequence[str|Path]=(), shelf:bool=True)->pd.DataFrame:
     """Results found in `places` and, with `shelf`, those that ship with scdnet (`data/results`): a row each, with the fields of `Result` and `file`.
 
-    What is told twice (a demo's `results.json` says what its run says too) is one row, with what either knows.
+    What is told twice (a demo's `results.json` says what its run says too) is one row, with what either knows; what ships stays apart from one's own.
 
     Raises
     ------
@@ -308,19 +313,19 @@ def local_results(places:Sequence[str|Path]=(), shelf:bool=True)->pd.DataFrame:
     table = pd.DataFrame([asdict(result) | {'file': str(path)} for path, result in found], columns=[*names, 'file'])
     table = table.mask(table == '')
     same = ['protocol', 'dataset', 'split', 'setting', 'configuration', 'stream', 'recipe', 'seed', 'top1']
-    once = table.groupby(same, dropna=False, sort=False, as_index=False).first() if len(table) else table
+    once = table.groupby([*same, _on_shelf(table)], dropna=False, sort=False).first().reset_index() if len(table) else table
     return once[table.columns].fillna(dict.fromkeys((*TEXT, 'file'), '')).astype({name: float for name in names if name not in TEXT})
 
 # %% ../nbs/66_results.ipynb #8c4a0815
 PLACE = ['protocol', 'dataset', 'split', 'setting', 'configuration']               # what a published cell and a result have in common
-ALIKE = [*PLACE, 'stream', 'recipe']                                               # equal for runs that differ in the seed alone
+ALIKE = [*PLACE, 'stream', 'recipe', 'shipped']                                    # equal for runs that differ in the seed alone; what ships is not averaged with one's own
 FIGURES = ['ours', 'std', 'untrained', 'raw', 'seeds', 'hours', 'hardware', 'date', 'runs']
 OF_PROTOCOL = {'linear': '1', 'knn': '2', 'transfer': '3', 'semi': '4'}
 ROWS = {row.configuration: (table.removeprefix('table'), row.name) for table, rows in TABLES.items() for row in rows}
 
 
 def averaged(local:pd.DataFrame)->pd.DataFrame:
-    """Means over runs that differ in the seed alone, a row for top-1 and one for top-5 where there is one.
+    """Means over runs that differ in the seed alone (of a seed that was run twice, their mean counts once), a row for top-1 and one for top-5 where there is one.
 
     Parameters
     ----------
@@ -332,14 +337,15 @@ def averaged(local:pd.DataFrame)->pd.DataFrame:
     `hours`; the others list what the runs say.
     """
     rows, every = [], lambda values: ', '.join(dict.fromkeys(str(value) for value in values if value != ''))
-    for key, alike in local.groupby(ALIKE, sort=False):
+    for key, alike in local.assign(shipped=_on_shelf(local)).groupby(ALIKE, sort=False):
         for metric, kinds in (('top1', ('untrained', 'raw')), ('top5', ())):
             part = alike[alike[metric].notna()].sort_values('seed', kind='stable')
             if len(part) == 0: continue
-            spread = part[metric].std() if len(part) > 1 else part['spread'].iloc[0] if metric == 'top1' else None
+            each = part.groupby('seed', dropna=False)[metric].mean()                    # a seed that was run twice, on two machines, is still one
+            spread = each.std() if len(each) > 1 else part['spread'].iloc[0] if metric == 'top1' else None
             said = {'seeds': every(part['seed'].dropna().astype(int)), 'hours': part['hours'].mean(), 'hardware': every(part['hardware']),
                     'date': every(part['date'].str[:10]), 'runs': every(part['run'])}
-            rows.append(dict(zip(ALIKE, key)) | {'metric': metric, 'ours': part[metric].mean(), 'std': spread} | {kind: part[kind].mean() for kind in kinds} | said)
+            rows.append(dict(zip(ALIKE, key)) | {'metric': metric, 'ours': each.mean(), 'std': spread} | {kind: part[kind].mean() for kind in kinds} | said)
     return pd.DataFrame(rows, columns=[*ALIKE, 'metric', *FIGURES]).astype(dict.fromkeys(('ours', 'std', 'untrained', 'raw', 'hours'), float))
 
 
@@ -353,7 +359,7 @@ def compare(local:pd.DataFrame)->pd.DataFrame:
     Returns
     -------
     First a row for each cell of the paper's (several, where it was run by several recipes), `ours` NaN where nobody has run it; then a row for each result of ours
-    that has no cell, `paper` NaN. Columns: `table`, `ALIKE`, `metric`, `paper`, `gap` (ours less the paper's) and `FIGURES`.
+    that has no cell, `paper` NaN, one's own before what ships. Columns: `table`, `ALIKE`, `metric`, `paper`, `gap` (ours less the paper's) and `FIGURES`.
     """
     cells, ours = published_cells(), averaged(local)
     cells = cells[(cells['method'] == 'SCD-Net') & (cells['table'] != 'other')].rename(columns={'value': 'paper', 'configuration': 'shown'})
@@ -362,11 +368,12 @@ def compare(local:pd.DataFrame)->pd.DataFrame:
     met = met.assign(configuration=met['shown'])
     alone = ours.merge(cells[[*PLACE, 'metric']].drop_duplicates(), how='left', on=[*PLACE, 'metric'], indicator='found')
     alone = alone[(alone['found'] == 'left_only') | (alone['stream'] != 'joint')]
+    alone = alone.sort_values(['shipped', 'dataset', 'split', 'recipe', 'stream', 'protocol'], kind='stable')
     table = [ROWS[words][0] if words in ROWS else OF_PROTOCOL.get(protocol, '') if words == '' else '' for words, protocol in zip(alone['configuration'], alone['protocol'])]
     both = pd.concat([met.dropna(axis=1, how='all'), alone.assign(table=table)], ignore_index=True)
     both['gap'] = both['ours'] - both['paper']
     text = ['stream', 'recipe', 'seeds', 'hardware', 'date', 'runs']
-    return both[['table', *ALIKE, 'metric', 'paper', 'gap', *FIGURES]].fillna(dict.fromkeys(text, ''))
+    return both[['table', *ALIKE, 'metric', 'paper', 'gap', *FIGURES]].fillna(dict.fromkeys(text, '') | {'shipped': False})
 
 # %% ../nbs/66_results.ipynb #0e317598
 def cell_name(row:Mapping)->str:
@@ -396,27 +403,29 @@ def texts(beside:pd.DataFrame, table:int|str|None=None)->dict[str, list[tuple]]:
              else (row['table'], cell_name(row), number(row['paper']), spread(row), number(row['gap'], '+.1f'), *how(row)) for _, row in mine[mine['paper'].notna()].iterrows()]
     rest = mine[mine['paper'].isna() & (mine['metric'] == 'top1')]
     others = [(cell_name(row), number(row['raw']), number(row['untrained']), spread(row), *how(row)) for _, row in rest[~rest['configuration'].isin(set(ROWS))].iterrows()]
-    ablated = [line for _, row in rest[rest['configuration'].isin(set(ROWS))].iterrows() for line in _ablated(row, beside, spread, letters)]
+    rows = rest[rest['configuration'].isin(set(ROWS))].sort_values(['shipped', 'dataset', 'split', 'table'], kind='stable')
+    ablated = [line for _, row in rows.iterrows() for line in _ablated(row, beside, number, spread, letters)]
     recipes = [(letter, recipe) for recipe, letter in letters.items() if letter in {value for line in (*cells, *others, *ablated) for value in line}]
     head = 'recipe', 'seeds', 'hours', 'hardware', 'runs'
     done, every = (len(rows[rows['paper'].notna()][['table', *PLACE, 'metric']].drop_duplicates()) for rows in (mine[mine['ours'].notna()], mine))
     lists = {f'The paper\'s cells, {done} of {every} run (top-1 in percent, where nothing else is said; hours of pretraining)':
              [('table', 'cell', 'paper', 'ours', 'gap', *head), *cells],
              'Not in the paper, between the baselines (top-1 in percent)': [('what', 'raw', 'untrained', 'ours', *head), *others],
-             'Ablations on other data (linear top-1, and points to the full model)': [('table', 'data', 'row', 'ours', 'to full', 'paper to full', 'recipe', 'seeds'), *ablated],
+             'Ablations on other data (linear top-1, and points to the full model)': [('table', 'data', 'row', 'untrained', 'ours', 'to full', 'paper to full', 'recipe', 'seeds'), *ablated],
              'Recipes, to be typed after scdnet pretrain --preset': [('', 'words'), *recipes]}
     return {title: rows for title, rows in lists.items() if len(rows) > 1}
 
 
-def _ablated(row:pd.Series, beside:pd.DataFrame, spread, letters:Mapping[str, str])->list[tuple]:
+def _ablated(row:pd.Series, beside:pd.DataFrame, number, spread, letters:Mapping[str, str])->list[tuple]:
     "The line of an ablated model where the paper has no cell, if its protocol is the paper's: how far it is from the full model, here and there."
     if row['protocol'] != 'linear' or row['stream'] != 'joint': return []
     printed = beside[(beside['metric'] == 'top1') & beside['paper'].notna()].drop_duplicates('configuration').set_index('configuration')['paper']
-    alike = (beside[['protocol', 'dataset', 'split', 'setting', 'stream', 'recipe', 'metric']] == row[['protocol', 'dataset', 'split', 'setting', 'stream', 'recipe', 'metric']]).all(axis=1)
+    same = ['protocol', 'dataset', 'split', 'setting', 'stream', 'recipe', 'shipped', 'metric']
+    alike = (beside[same] == row[same]).all(axis=1)
     full = beside['ours'][alike & (beside['configuration'] == '')]
-    number, name = ROWS[row['configuration']]
-    words = next(row.configuration for row in TABLES[f'table{number}'] if row.name == FULL)
-    return [(number, f'{row["dataset"]} {row["split"]}', name, spread(row), f'{row["ours"] - full.iloc[0]:+.1f}' if len(full) else None,
+    table, name = ROWS[row['configuration']]
+    words = next(row.configuration for row in TABLES[f'table{table}'] if row.name == FULL)
+    return [(table, f'{row["dataset"]} {row["split"]}', name, number(row['untrained']), spread(row), f'{row["ours"] - full.iloc[0]:+.1f}' if len(full) else None,
              f'{printed[row["configuration"]] - printed[words]:+.1f}', letters[row['recipe']], row['seeds'])]
 
 # %% ../nbs/66_results.ipynb #916cc30d

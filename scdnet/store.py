@@ -90,7 +90,8 @@ class StoreWriter:
         self.names.add(name)
         self.frames += len(numbers)
 
-    def finish(self, classes: Sequence[str], rule: str | None, lists: Mapping, source: Mapping, preparation: Mapping) -> None:
+    def finish(self, classes: Sequence[str], rule: str | None, lists: Mapping, source: Mapping, preparation: Mapping,
+               dataset: str | None = None) -> None:
         """Complete the header and write `clips.csv` and `meta.json`.
 
         Parameters
@@ -103,6 +104,8 @@ class StoreWriter:
             {split: (names of training clips, names of test clips)}; goes before the rule. Names that are not there are left out.
         source, preparation
             For the record: where the clips come from, and what was done to them.
+        dataset
+            Name of the data set, if its sizes do not tell it (see `SkeletonStore.dataset`).
         """
         self._file.seek(0)
         self._file.write(npy_header((self.frames, *self.shape)))
@@ -110,7 +113,7 @@ class StoreWriter:
         with open(self.folder / "clips.csv", "w", encoding="utf-8", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows([COLUMNS, *self.rows])
         write_json(self.folder / "meta.json", {
-            "format": "scdnet store", "version": VERSION, "scdnet": scdnet.__version__,
+            "format": "scdnet store", "version": VERSION, "scdnet": scdnet.__version__, **({"dataset": dataset} if dataset else {}),
             "clips": len(self.rows), "frames": self.frames, "persons": self.shape[0], "coords": self.shape[2],
             "source": dict(source), "preparation": dict(preparation), "splits": self._splits(rule, lists),
             "classes": list(classes), "skeleton": self.skeleton.to_dict(), "digest": self._hash.hexdigest()})
@@ -195,7 +198,9 @@ class SkeletonStore:
 
     @property
     def dataset(self) -> str:
-        """Name of the public data set that its sizes fit, else the folder's own name."""
+        """Name that is recorded, else of the public data set that its sizes fit, else the folder's own."""
+        if "dataset" in self.meta:
+            return self.meta["dataset"]
         fits = [name for name, (classes, clips) in PUBLIC.items() if len(self.classes) == classes and abs(len(self) - clips) < clips / 10]
         return fits[0] if fits else self.path.name
 
@@ -335,6 +340,9 @@ def _read_meta(path: Path) -> dict:
     for key, kind in kinds.items():
         if type(meta.get(key)) is not kind or (kind is int and not 1 <= meta[key] < 2**40):
             raise InputError(f"{file}: field {key!r} is {meta.get(key)!r}, expected {'a number, 1 or more' if kind is int else kind.__name__}")
+    named = meta.get("dataset", "nameless")
+    if not (isinstance(named, str) and printable(named)):
+        raise InputError(f"{file}: field 'dataset' is {str(named)[:100]!r}, expected a name")
     if not all(isinstance(name, str) and name.isprintable() for name in meta["classes"]):
         raise InputError(f"{file}: field 'classes' holds something else than printable text, expected names")
     return meta

@@ -18,7 +18,7 @@ from .files import InputError
 from .finetune import STARTS, Fit, fine_tune, finetune_config, share_out
 from .judge import KINDS, all_features, linear_config
 from .linear import LinearConfig, accuracy, linear_probe, summarise
-from .pretrain import run_config
+from .pretrain import read_config, run_changes, run_config
 from .store import SkeletonStore
 
 # %% ../nbs/54_streams.ipynb #0e23ca27
@@ -51,7 +51,7 @@ def by_stream(runs:Sequence[str|Path])->dict[str, Path]:
 
     Raises
     ------
-    InputError : if they are not one run of each stream.
+    InputError : if they are not one run of each stream, or differ in more than the stream and the seed.
     """
     found: dict[str, Path] = {}
     for run in map(Path, runs):
@@ -60,6 +60,11 @@ def by_stream(runs:Sequence[str|Path])->dict[str, Path]:
         found[stream] = run
     if missing := [stream for stream in WEIGHTS if stream not in found]:
         raise InputError(f'{", ".join(map(str, runs))}: no run of the stream {missing[0]}, expected one of each of {", ".join(WEIGHTS)}')
+    first, *others = found.values()
+    for run in others:
+        now = {**read_config(run), 'config': asdict(run_config(run))}
+        if changed := [text for text in run_changes(first, now) if not text.startswith(('config.stream ', 'config.seed '))]:
+            raise InputError(f'{run}: differs from {first} in more than the stream: {"; ".join(changed)}')
     return {stream: found[stream] for stream in WEIGHTS}
 
 

@@ -100,7 +100,7 @@ def test_what_a_table_says(whole, store):
             judged = json.loads((run / "eval" / f"{protocol}-half.json").read_text())
             assert row[protocol] == {"top1": judged["top1"], "top1_std": None, "each": [judged["top1"]]}
             assert row["baselines"]["untrained"][protocol]["top1"] == judged["baselines"]["untrained"]["top1"]
-        assert set(row["baselines"]) == {"untrained", "raw"} if row["name"] == FULL else {"untrained"}
+        assert set(row["baselines"]) == ({"untrained", "raw"} if row["name"] == FULL else {"untrained"})
         assert not (run / "checkpoint").exists() and run_config(run) == configured({r.name: r for r in ROWS}[row["name"]], TINY)
     assert [line[0] for line in table_text(result)] == ["row", "no-extractor", FULL] and len(result["order"]["pairs"]) == 1
     assert order_text(result)[0].startswith("1 pairs of rows: ")

@@ -406,7 +406,7 @@ def changed(path, *edits):
 META = [("frames", 10**30), ("frames", -1), ("frames", True), ("frames", 1.5), ("persons", 0), ("persons", 2**70), ("coords", []), ("clips", None), ("version", 99), ("format", []),
         ("classes", [1, 2, 3, 4]), ("classes", ["a\x1b[2J"] * 4), ("classes", []), ("splits", {"rule": []}), ("splits", {"rule": {"a": 1}}), ("splits", {"lists": []}),
         ("splits", {"lists": {"x": {"train": [[]], "test": []}}}), ("splits", {"lists": {"x": {"train": ["clip00"], "test": ["clip00"]}}}), ("splits", {"rule": "ntu60", "x": 1}),
-        ("skeleton", {}), ("skeleton.joints", ["a"] * 20), ("skeleton.center", 10**30), ("skeleton.name", []), ("skeleton.bones", [[0, []]]), ("digest", 7)]
+        ("skeleton", {}), ("skeleton.joints", ["a"] * 20), ("skeleton.center", 10**30), ("skeleton.name", []), ("skeleton.bones", [[0, []]]), ("digest", 7), ("dataset", []), ("dataset", "a\x1b[2J")]
 
 
 @case("name, value", META, ids=[f"{name}={str(value)[:20]}" for name, value in META])

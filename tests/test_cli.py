@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -242,6 +242,14 @@ def other_store(tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="session")
+def foreign(store, tmp_path_factory):
+    """A store of the run's layout and clips, but of people twice as large."""
+    own, path = SkeletonStore.open(store), tmp_path_factory.mktemp("foreign") / "foreign"
+    SkeletonStore.from_arrays(path, [2 * clip for clip in own], own.labels, own.skeleton, own.names, "ntu60", own.classes, {c: own.clips[c] for c in ("subject", "camera", "setup", "replication")})
+    return path
+
+
 def test_a_run_holds_what_the_contract_says(run):
     assert {"config.json", "metrics.jsonl", "checkpoint", "encoder.safetensors"} <= set(os.listdir(run))
     config = json.loads((run / "config.json").read_text())["config"]
@@ -285,13 +293,13 @@ SHORT = {"linear": ["--epochs", "5"], "knn": [], "finetune": ["--epochs", "1"], 
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_evaluate(protocol, run, store, tmp_path):
-    words = ["evaluate", protocol, "--run", run, "--store", store, "--split", "xsub", *SHORT[protocol]]
+def test_evaluate(protocol, run, store, foreign, tmp_path):
+    words = ["evaluate", protocol, "--run", run, "--store", foreign if protocol == "transfer" else store, "--split", "xsub", *SHORT[protocol]]
     baselines = ["untrained", "raw"] if protocol in ("linear", "knn") else ["untrained"]
     done = scdnet(*words)
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode, done.stderr) == (0, "")
     assert [line.split()[0] for line in done.stdout.splitlines()] == ["features", "pretrained", *baselines, "chance"]
-    name = "semi-50-xsub" if protocol == "semi" else f"{protocol}-xsub"
+    name = {"semi": "semi-50-xsub", "transfer": "transfer-xsub-foreign"}.get(protocol, f"{protocol}-xsub")
     result = json.loads((run / "eval" / f"{name}.json").read_text())
     assert {"protocol", "split", "top1", "top5", "best_top1", "seed", "config", "store"} <= set(result)
     assert result["protocol"] == protocol and 0 <= result["top1"] <= 100 and list(result["baselines"]) == baselines
@@ -310,7 +318,7 @@ def test_the_same_draws_again_from_their_index(run, store, tmp_path):
     assert scdnet(*words, "--index", first.with_suffix(".csv"), "--out", second).returncode == 0
     one, two = (json.loads(path.read_text()) for path in (first, second))
     assert one["draws"] == two["draws"] == 2
-    assert (one["top1"], one["top1_std"]) == (two["top1"], two["top1_std"])
+    assert [one[key] for key in ("top1", "top1_std", "fraction")] == [two[key] for key in ("top1", "top1_std", "fraction")]
     assert first.with_suffix(".csv").read_text() == second.with_suffix(".csv").read_text()
     assert_mistake(scdnet(*words, "--fraction", "0.01", "--out", tmp_path / "third.json"), "one clip for each class")
 
@@ -319,12 +327,81 @@ def test_three_streams(run, store, tmp_path):
     others = [tmp_path / stream for stream in ("bone", "motion")]
     for out in others:
         assert scdnet("pretrain", "--store", store, "--split", "xsub", "--out", out, *TINY, "--stream", out.name).returncode == 0
-    words = ["evaluate", "linear", "--run", run, "--store", store, "--split", "xsub", "--epochs", "5", "--no-baselines"]
+    words = ["evaluate", "linear", "--run", run, "--store", store, "--split", "xview", "--epochs", "5", "--no-baselines"]
     done = scdnet(*words, "--streams", *others)
-    assert done.returncode == 0, done.stderr
-    result = json.loads((run / "eval" / "linear-xsub-streams.json").read_text())
+    assert done.returncode == 0 and "note: the run learned on split xsub of this store" in done.stderr and done.stderr.count("\n") == 1, done.stderr
+    result = json.loads((run / "eval" / "linear-xview-streams.json").read_text())
     assert set(result["streams"]) == {"joint", "bone", "motion"} and 0 <= result["top1"] <= 100
     assert_mistake(scdnet(*words, "--streams", others[0]), "motion")
+
+
+def test_a_note_tells_of_test_clips_that_the_run_has_seen(run, store, foreign, tmp_path):
+    words, opened = ["evaluate", "knn", "--no-baselines", "--out", tmp_path / "knn.json", "--overwrite", "--store"], SkeletonStore.open(store)
+    seen, test = set(opened.split("xsub")[0]) & set(opened.split("xview")[1]), opened.split("xview")[1]
+    done = scdnet(*words, store, "--run", run, "--split", "xview")
+    assert done.stderr == f"note: the run learned on split xsub of this store: {len(seen)} of the {len(test)} test clips of xview were among its training clips\n" and seen
+    assert scdnet(*words, foreign, "--run", run, "--split", "xview").stderr == "note: the run learned from store, another store than this one; `results` says so too\n"
+    shutil.copytree(run, official := tmp_path / "official")
+    config = json.loads((run / "config.json").read_text()) | {"store": None, "split": None, "official": {"name": "c.pth.tar", "digest": "0"}}
+    (official / "config.json").write_text(json.dumps(config))
+    for place in (store, foreign):
+        done = scdnet(*words, place, "--run", official, "--split", "xview")
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_transfer_to_the_store_of_the_run_is_called_by_its_name(run, store, tmp_path):
+    done = scdnet("evaluate", "transfer", "--run", run, "--store", store, "--split", "xsub", "--epochs", "1", "--no-baselines", "--out", tmp_path / "transfer.json")
+    assert done.returncode == 0 and done.stderr == "note: the run learned from this very store, so this is `evaluate finetune` by another name; transfer wants another store\n"
+
+
+def test_a_recorded_name_is_the_data_set_of_a_result(run, raw, store, tmp_path):
+    from scdnet.prepare import prepare
+    from scdnet.results import MANNEQUIN
+
+    named = prepare(raw, tmp_path / "store", workers=1, progress=False, dataset=MANNEQUIN)               # as `scdnet demo` does
+    assert named.dataset == MANNEQUIN and named.digest == SkeletonStore.open(store).digest and SkeletonStore.open(store).dataset == "store"
+    assert scdnet("evaluate", "knn", "--run", run, "--store", named.path, "--split", "xsub", "--no-baselines", "--out", tmp_path / "knn.json").returncode == 0
+    assert json.loads((tmp_path / "knn.json").read_text())["store"]["dataset"] == MANNEQUIN
+
+
+def test_inspect_tells_what_is_seldom_meant(tmp_path):
+    rng, loose = np.random.default_rng(0), replace(NTU25, bones=tuple(bone for bone in NTU25.bones if 3 not in bone))
+    plain = rng.normal(size=(8, 25, 3)).astype(np.float32)
+    for name, third, layout, said in (("plain", plain[..., 2:], NTU25, []), ("loose", plain[..., 2:], loose, ["no bone touches head"]),
+                                      ("constant", 0.5 + 0 * plain[..., 2:], NTU25, ["coordinate 3 is 0.5 everywhere"]), ("score", rng.random((8, 25, 1)), NTU25, ["coordinate 3 lies in 0 to 1"]),
+                                      ("both", 0 * plain[..., 2:], loose, ["no bone touches head", "coordinate 3 is 0 everywhere"])):
+        SkeletonStore.from_arrays(tmp_path / name, [np.concatenate([plain[..., :2], third], axis=2)], [0], layout)
+        done = scdnet("inspect", tmp_path / name)
+        lines = done.stderr.splitlines()
+        assert done.returncode == 0 and len(lines) == len(said) and all(line.startswith("note: ") and part in line for line, part in zip(lines, said)), done.stderr
+
+
+def test_inspect_says_which_axis_it_guessed(store, tmp_path):
+    words = ["inspect", store, "--overwrite", "--html", tmp_path / "page.html"]
+    assert "drawn with z up (guessed; --up changes it)" in scdnet(*words).stdout
+    assert "drawn with" not in scdnet(*words, "--up", "y").stdout
+
+
+@pytest.mark.parametrize("words, choices", [(["results", "--table", "9"], "'1', '2', '3', '4', '5', '6', '7', '8'"), (["inspect", "s", "--up", "x"], "'y', '-y', 'z'"),
+                                            (["evaluate", "knn", "--run", "r", "--store", "s", "--split", "x", "--preset", "large"], "'demo', 'paper'")], ids=lambda v: v[0])
+def test_choices_are_told_in_their_order(words, choices, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    done = scdnet(*words)
+    assert done.returncode == 2 and f"Expected one of ({choices})." in done.stderr
+
+
+def test_the_folder_of_a_demo_is_no_run(run, store, tmp_path):
+    shutil.copytree(run, tmp_path / "demo" / "run")
+    for words in (["evaluate", "knn", "--split", "xsub"], ["embed", "--out", tmp_path / "clues.npz"], ["figures", "--out", tmp_path / "figures"]):
+        assert_mistake(scdnet(*words, "--run", tmp_path / "demo", "--store", store), f"{tmp_path / 'demo'}: not a run", tmp_path / "demo" / "run")
+    assert tree(tmp_path) == ["demo", *(f"demo/{name}" for name in tree(tmp_path / "demo"))]
+
+
+def test_embed_refuses_other_names_and_devices(run, store, tmp_path):
+    words = ["embed", "--run", run, "--store", store, "--out"]
+    assert_mistake(scdnet(*words, tmp_path / "clues.txt"), tmp_path / "clues.txt", ".npz")
+    assert scdnet(*words, tmp_path / "clues.npz", "--device", "gpu").stderr == "scdnet: device 'gpu': unknown, expected auto, cpu, cuda or cuda:N\n"
+    assert tree(tmp_path) == []
 
 
 def test_embed(run, store, tmp_path):
@@ -338,7 +415,7 @@ def test_embed(run, store, tmp_path):
 
 LEARNING = [["pretrain", "--store", "STORE", "--split", "xsub", "--out", "new", *TINY], ["evaluate", "linear", "--run", "RUN", "--store", "STORE", "--split", "xsub"],
             ["evaluate", "knn", "--run", "RUN", "--store", "STORE", "--split", "xsub"], ["evaluate", "semi", "--run", "RUN", "--store", "STORE", "--split", "xsub"],
-            ["evaluate", "transfer", "--run", "RUN", "--store", "STORE", "--split", "xsub"], ["embed", "--run", "RUN", "--store", "STORE", "--out", "new.npz"]]
+            ["evaluate", "transfer", "--run", "RUN", "--store", "FOREIGN", "--split", "xsub"], ["embed", "--run", "RUN", "--store", "STORE", "--out", "new.npz"]]
 WRONG = {"split": ("--split", "ysub", "ysub"), "store": ("--store", "nowhere", "nowhere"), "run": ("--run", "nowhere", "nowhere"),
          "layout": ("--store", "OTHER", "20 joints"), "device": ("--device", "toaster", "toaster"), "epochs": ("--epochs", "0", "epochs"),
          "batch": ("--batch-size", "1000", "batch_size"), "heads": ("--encoder.heads", "3", "heads"),
@@ -351,10 +428,10 @@ CASES = [(words, wrong) for words in LEARNING for wrong in WRONG if (WRONG[wrong
 
 
 @pytest.mark.parametrize("words, wrong", CASES, ids=lambda v: v if isinstance(v, str) else " ".join(w for w in v[:2] if w[0] != "-"))
-def test_learning_refuses(words, wrong, run, store, other_store, tmp_path):
+def test_learning_refuses(words, wrong, run, store, foreign, other_store, tmp_path):
     flag, value, said = WRONG[wrong]
     words = [*words, flag, value] if flag not in words else [value if before == flag else w for before, w in zip(["", *words], words)]
-    places = {"STORE": store, "RUN": run, "OTHER": other_store}
+    places = {"STORE": store, "RUN": run, "FOREIGN": foreign, "OTHER": other_store}
     shutil.rmtree(run / "eval", ignore_errors=True)
     before = tree(run)
     assert_mistake(scdnet(*[places.get(w, w) for w in words], cwd=tmp_path), said)

@@ -89,7 +89,7 @@ def test_names_beside_gains_do_not_touch(classes):
 
 @pytest.mark.parametrize("results", [[], [Result("knn", "NTU-60", "xsub", 12.0, recipe="demo --epochs 110 --batch-size 32 --encoder.width 256")]], ids=["paper", "ours"])
 def test_names_of_tasks_do_not_touch(results):
-    figure = figure1(pd.DataFrame([asdict(result) for result in results]))
+    figure = figure1(pd.DataFrame([asdict(result) | {"file": ""} for result in results]))
     axis = figure.axes[0]
     assert not touching([*axis.texts, *axis.get_yticklabels(), *figure.legends[0].get_texts()], figure)
     assert len(axis.lines) == len(METHODS) + len(results) and axis.get_ylim()[0] == (0 if results else 40)

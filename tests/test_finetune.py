@@ -4,10 +4,10 @@ Started by torchrun, this file is the program of a rank: it fine-tunes and notes
 """
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
-from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,7 @@ from scdnet.pretrain import PRESETS, OptimConfig, pretrain
 from scdnet.ranks import joined, rank
 from scdnet.skeleton import KINECT20
 from scdnet.store import SkeletonStore
-from scdnet.streams import WEIGHTS, evaluate_streams
+from scdnet.streams import WEIGHTS, by_stream, evaluate_streams
 
 SHORT = dict(epochs=3, batch_size=6, look_every=2, view=replace(FinetuneConfig().view, crop_least=8), optim=OptimConfig(name="adamw", lr=0.003))
 FINETUNE, SEMI = FinetuneConfig(**SHORT), SemiConfig(**SHORT, fraction=0.4, draws=3)
@@ -106,8 +106,9 @@ def test_draws_keep_their_promises(counts, fraction, draws, seed):
     for chosen in found:
         sizes = np.bincount(store.labels[chosen], minlength=len(counts))
         assert len(set(chosen)) == len(chosen) == int(fraction * clips + 0.5) and sizes.min() >= 1              # exact, and every class
-        for a, b in combinations(range(len(counts)), 2):                                                        # of more clips never fewer drawn, but for a tie
-            assert counts[a] < counts[b] or sizes[a] >= sizes[b] - 1
+        share = len(chosen) * np.array(counts) / clips
+        assert (share < 1).any() or np.abs(sizes - share).max() < 1                                             # as large as its class, to the clip
+        assert (sizes - share).max() < 1 and (np.diff(sizes[np.argsort(counts, kind="stable")]) >= -1).all()    # and never much larger, nor of more clips fewer, but for a tie
     used = np.bincount(np.concatenate(found), minlength=clips)
     for c in range(len(counts)):
         assert np.ptp(used[store.labels == c]) <= 1                                                             # no clip twice more often than it must be
@@ -120,13 +121,37 @@ def test_draws_keep_their_promises(counts, fraction, draws, seed):
     ("draw,name,class\n", "it has no draw"),
     ("name,class\nclip00,0\n", "expected the columns draw, name, class"),
     (b"\xff\xfe\x00", "expected the columns draw, name, class"),
-], ids=["test clip", "empty", "columns", "bytes"])
+    ("draw,name,class\n0,clip00,0\n0,clip04,0\n", "draw 0 has no clip of class"),
+    ("draw,name,class\n" + "".join(f"{draw},clip{i:02},{i % 7}\n" for draw, clips in enumerate((7, 8)) for i in range(clips)), "its draws hold from 7 to 8 clips"),
+], ids=["test clip", "empty", "columns", "bytes", "a class", "sizes"])
 def test_a_bad_index_is_named(folder, tmp_path, text, complaint):
     store, path = SkeletonStore.open(folder / "store"), tmp_path / "index.csv"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(InputError, match=complaint) as told:
         read_draws(path, store, "half")
     assert str(told.value).startswith(str(path))
+
+
+def test_a_result_says_the_share_of_its_draws(folder):
+    """Whatever share the configuration names; one that rounds to as many clips is taken as it is."""
+    store, draws = SkeletonStore.open(folder / "store"), [np.arange(7), np.arange(7, 14)]
+    said = {share: evaluate_semi(folder / "joint", store, "half", replace(SEMI, fraction=share, epochs=1), draws, ["pretrained"], "cpu")["pretrained"] for share in (0.1, 0.34)}
+    assert {share: (result["fraction"], result["labelled"]) for share, result in said.items()} == {0.1: (0.3333, 7), 0.34: (0.34, 7)}
+
+
+def test_only_runs_that_belong_together_are_added(folder, tmp_path):
+    """A stream that has learned from another split, or by another recipe, is refused; another seed is not."""
+    store, strange = SkeletonStore.open(folder / "store"), tmp_path / "bone"
+    for split, seed, complaint in (("gap", 0, r"split \(was half, now gap\)"), ("half", 1, "")):
+        shutil.copytree(folder / "bone", strange, dirs_exist_ok=True)
+        about = json.loads((strange / "config.json").read_text())
+        (strange / "config.json").write_text(json.dumps(about | {"split": split, "config": about["config"] | {"seed": seed}}))
+        runs = [folder / "joint", strange, folder / "motion"]
+        if complaint:
+            with pytest.raises(InputError, match=complaint):
+                evaluate_streams("linear", runs, store, "half", epochs=1, device="cpu")
+        else:
+            assert list(by_stream(runs)) == list(WEIGHTS)
 
 
 def test_an_index_survives_a_spreadsheet(folder, tmp_path):
