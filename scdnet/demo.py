@@ -195,7 +195,7 @@ def demo(out: str | Path, seed: int = 0, overwrite: bool = False, mannequin: Man
         results = summary(store, split, judged, clues, seed, seconds, command)
         metrics = pd.read_json("run/metrics.jsonl", lines=True).assign(accuracy=lambda table: 100 * table["accuracy"])
         write_report("report.html", results=results, classes=store.classes, skeleton=store.skeleton, samples=samples(store, split),
-                     masks=example_masks(config, store), metrics=metrics, clues=clues, per_class=per_class(judged, store, split), deviations=deviations(config))
+                     masks=example_masks(config, store), metrics=metrics, clues=clues, per_class=per_class(judged, store, split), deviations=deviations(config), queue_size=config.queue_size)
         for protocol in judged:
             Path("run/eval").mkdir(exist_ok=True)
             baselines = {kind: judged[protocol][kind] for kind in judged[protocol] if kind != "pretrained"}

@@ -10,6 +10,7 @@ __all__ = ['KINDS', 'PROTOCOLS', 'PAPERS_PROTOCOLS', 'WHOLE', 'EFFECT', 'EFFECTS
 # %% ../nbs/61_report.ipynb #f5bea1c4
 import base64
 import io
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -257,7 +258,7 @@ def _movement(samples: Mapping[str, np.ndarray], skeleton: Skeleton, up: str) ->
 # %% ../nbs/61_report.ipynb #449530cd
 def write_report(path: str | Path, *, results: Mapping, classes: Sequence[str], skeleton: Skeleton, samples: Mapping[str, np.ndarray],
                  masks: tuple[np.ndarray, np.ndarray], metrics: pd.DataFrame, clues: Sequence[PairClues], per_class: pd.DataFrame,
-                 deviations: pd.DataFrame, up: str = "z") -> Path:
+                 deviations: pd.DataFrame, up: str = "z", queue_size: int | None = None) -> Path:
     """Write the report of a demo run as one self-contained HTML file.
 
     Parameters
@@ -273,6 +274,7 @@ def write_report(path: str | Path, *, results: Mapping, classes: Sequence[str], 
     per_class : a row for each class, first column its name, then numbers.
     deviations : where the preset differs from the paper: what, paper, here, why, and perhaps `EFFECT`.
     up : the axis of the samples that points up.
+    queue_size : K, for a line at the loss of an encoder whose outputs are all alike, 4 ln(K + 1); None: no line.
 
     Returns
     -------
@@ -284,6 +286,7 @@ def write_report(path: str | Path, *, results: Mapping, classes: Sequence[str], 
     view = first[np.linspace(0, len(first) - 1, len(temporal)).round().astype(int)]  # nearest frames: a picture, not a computation
     columns = tuple(c for c in ("loss", "accuracy") if c in metrics)
     labels = {"loss": "loss (nats)", "accuracy": "contrastive accuracy (%)"}
+    levels = {"loss": {"all clues alike": 4 * math.log(queue_size + 1)}, "accuracy": {"all clues alike": 100 / (queue_size + 1)}} if queue_size else None
     pretrained, untrained = (results["linear"][k]["top1"] for k in ("pretrained", "untrained"))
     lead = (f"An encoder that saw {results['clips']['train']} synthetic clips and none of their labels; a linear probe on its features names "
             f"{pretrained:.1f} % of {results['clips']['test']} clips of unseen people, {untrained:.1f} % before pretraining, "
@@ -296,7 +299,7 @@ def write_report(path: str | Path, *, results: Mapping, classes: Sequence[str], 
          image(draw.masked(view, skeleton, spatial, temporal, up=up), f"Rings are hidden joints, white is hidden: {int(spatial.sum())} of {len(spatial)} joints, "
                f"{int(temporal.sum())} of {len(temporal)} frames", least=560)),
         ("How it learned", "The loss has no use for labels: it asks each view to find its partner among the queue's.",
-         image(draw.curve(metrics, columns, labels=labels), "Pretraining, a point for each epoch", least=320)),
+         image(draw.curve(metrics, columns, labels=labels, levels=levels), "Pretraining, a point for each epoch", least=320)),
     ]
     if clues:
         sections.append(("What each clue knows", "The paper's Figure 4 on the test clips. 50 % same-class neighbours is a coin's throw: that clue cannot tell the two apart.",
