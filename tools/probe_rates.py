@@ -11,6 +11,7 @@ import torch
 import tyro
 
 from scdnet.cli import show
+from scdnet.files import InputError
 from scdnet.judge import all_features
 from scdnet.linear import PRESETS, hold_outs, joined, labelled_sides, probe_rates
 from scdnet.pretrain import run_config
@@ -43,7 +44,8 @@ def main(chosen: ProbeRates) -> None:
             kinds, seed = all_features(place, store, chosen.split, device="cpu"), run_config(place).seed
         else:
             with np.load(place) as clues:
-                assert list(clues["name"]) == store.names, f"{place}: expected the clues of all clips of {chosen.store}"
+                if list(clues["name"]) != store.names:
+                    raise InputError(f"{place}: not the clues of all clips of {chosen.store}, in their order")
                 kinds, seed = {"pretrained": joined({clue: torch.from_numpy(clues[clue]).float() for clue in ("spatial", "temporal")})}, 0
         for kind, x in kinds.items():
             for rate, held, test in zip(PRESETS["demo"].rates, *curves(x, store, chosen.split, seed), strict=True):
