@@ -12,7 +12,7 @@ __all__ = ['PERCENT', 'TEXT', 'ASIDE', 'SIZES', 'SWITCHES', 'MANNEQUIN', 'PLACE'
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import pandas as pd
@@ -277,16 +277,13 @@ def find_results(place:str|Path, model:tuple[str, str]|None=None)->Iterator[tupl
 
 def _in_folder(place:Path)->Iterator[tuple[Path, Result]]:
     "Files first: a table knows the models of the runs beside it, and those know more than the table."
-    models, demo = {}, False
+    models = {}
     for path in sorted(place.glob('*.json')):
         results, content = read_results(path), read_json(path)
         if 'rows' in content: models |= table_models(content)
-        demo = demo or 'stages' in content
         yield from ((path, result) for result in results if not ('rows' in content and (place / result.run / 'config.json').is_file()))
     for below in sorted(path for path in place.iterdir() if path.is_dir() and not path.is_symlink() and not path.name.startswith('.')):
-        for path, result in find_results(below, models.get(below.name)):
-            own = demo and below.name == 'run' and not result.setting.startswith('learned') and result.protocol != 'transfer'
-            yield path, replace(result, dataset=MANNEQUIN) if own else result
+        yield from find_results(below, models.get(below.name))
 
 
 def _on_shelf(local:pd.DataFrame)->pd.Series:
