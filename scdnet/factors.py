@@ -52,6 +52,8 @@ FACTORS = (
     Factor('seated', 'where', False, _where('posture', lambda f: f.groupby('action')['seated'].transform('any')), 'on a chair or not, in actions that allow it'),
     Factor('rest', 'where', False, lambda f: f['rest'], 'where the acting hand rests: hanging, belly, folded, hip, pocket'),
     Factor('amplitude', 'where', False, lambda f: np.log(f['amplitude']), 'how large the movement is, 1 = average; logarithm'),
+    Factor('direction', 'when', True, _where('direction', lambda f: f.groupby(['limb', 'target'])['direction'].transform('nunique') > 1),
+           'forward or backward in time, in actions that are each other played backwards'),
     Factor('repeats', 'when', True, lambda f: f['rate'].gt(0).map({True: 'yes', False: 'no'}), 'whether a movement is repeated'),
     Factor('cycles', 'when', False, _where('cycles', lambda f: f['rate'] > 0), 'how often, where it is'),
     Factor('onset', 'when', False, lambda f: f['before'] / f['frames'], 'share of the clip before the action begins'),

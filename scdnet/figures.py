@@ -277,7 +277,7 @@ def labels_figure(rows: pd.DataFrame) -> Picture:
              "untrained, linear layer alone": ("0.5", "v"), f"{METHODS[0]} (paper)": (PALETTE[1], "s"), f"{METHODS[1]} (paper)": (LEFT, "o")}
     others = zip((PALETTE[2], PALETTE[3], PALETTE[4]), "^PX")
     style = {line: known.get(line) or next(others, ("black", ".")) for line in lines}
-    figure = Picture(figsize=(1 + 2.9 * len(panels), 3.3), layout="constrained")
+    figure = Picture(figsize=(2 + 2.9 * len(panels), 3.3), layout="constrained")
     for axis, panel in zip(figure.subplots(1, len(panels), squeeze=False, sharey=True)[0], panels):
         for line, part in rows[rows["panel"] == panel].sort_values("share", kind="stable").groupby("line", sort=False):
             colour, marker = style[line]

@@ -2,6 +2,7 @@
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -11,7 +12,9 @@ from small import TINY, random_walks
 from scdnet import linear
 from scdnet.ablations import TABLES, ablate
 from scdnet.files import shipped
-from scdnet.results import compare, find_results, local_results
+from scdnet.results import averaged, compare, find_results, local_results
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -73,10 +76,15 @@ def test_a_table_alone_says_what_its_runs_say(ablations, tmp_path):
     assert whole["hours"].sum() == pytest.approx(alone["hours"].sum())
 
 
+def has_ablation(printed):
+    """Whether the row of `ablations` is listed; the paper's own cells bear the same name."""
+    return any(line.split()[:4] == ["5", "waves", "half", "no-extractor"] for line in printed.splitlines())
+
+
 def test_the_command(run, ablations, tmp_path):
     done = scdnet("results", run, ablations, "--csv", tmp_path / "all.csv", "--collect", tmp_path / "mine.json")
     assert done.returncode == 0 and done.stderr == ""
-    assert done.stdout.count("not run") >= 50 and "no-extractor" in done.stdout and "knn, waves half" in done.stdout
+    assert done.stdout.count("not run") >= 50 and has_ablation(done.stdout) and "knn, waves half" in done.stdout
     written = pd.read_csv(tmp_path / "all.csv", keep_default_na=False, dtype=str)
     assert len(written) == len(compare(local_results([run, ablations]))) and set(written["table"]) >= set("12345678")
     assert str(run.parent) not in (tmp_path / "mine.json").read_text() + (tmp_path / "all.csv").read_text()
@@ -91,13 +99,42 @@ def test_one_table(run, ablations):
     for number, cells in enumerate((6, 4, 2, 4, 10, 10, 10, 14), 1):
         done = scdnet("results", run, ablations, "--table", number)
         assert done.returncode == 0 and sum(line.startswith(f"{number}  ") for line in done.stdout.splitlines()) >= cells
-        assert ("no-extractor" in done.stdout) == (number == 5) and ("knn, waves half" in done.stdout) == (number == 2)
+        assert has_ablation(done.stdout) == (number == 5) and ("knn, waves half" in done.stdout) == (number == 2)
     assert scdnet("results", "--table", 9).returncode == 2
 
 
 def test_what_ships_is_whole():
-    assert len(list(find_results(shipped("results")))) > 0
+    files = [path.name for path, _ in find_results(shipped("results"))]
+    assert set(files) == {"mannequin.json", "mannequin-ablations.json", "nwucla.json", "nwucla-ablations.json", "nwucla-h200.json"}
+    assert files.count("mannequin-ablations.json") == 2 * 3 * 15 and files.count("nwucla-ablations.json") == 2 * 15      # linear and 1-NN, seeds, rows of three tables
     assert scdnet("results").returncode == 0
+
+
+def told_in_readme(text):
+    """The rows of README's two tables of results, from the seed and from the first number on."""
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    seeds = [line[2:] for line in lines if len(line) == 5 and line[2].isdigit()]
+    return seeds, [line[1:] for line in lines if len(line) == 5 and line[0] in ("**pretrained**", "untrained")]
+
+
+def measured_for_readme():
+    """The same from the files that ship."""
+    local = local_results()
+    full = local[(local["configuration"] == "") & (local["stream"] == "joint") & local["untrained"].notna()]
+    seeds = []
+    for dataset, recipe in (("mannequin", "demo"), ("NW-UCLA", "demo --epochs 250 --queue-size 256 --view")):
+        full_here = full[(full["dataset"] == dataset) & full["recipe"].str.startswith(recipe) & (full["recipe"].str.contains("epochs") == ("epochs" in recipe))]
+        for seed, rows in full_here.groupby("seed"):
+            rows = rows.set_index("protocol").loc[["linear", "knn"]]
+            seeds.append([f"{seed:.0f}", *(f"{row['raw']:.1f} / {row['untrained']:.1f} / **{row['top1']:.1f}**" for _, row in rows.iterrows())])
+    tuned = averaged(full_here).query("protocol in ('finetune', 'semi') and metric == 'top1'").set_index("setting").loc[["", "10%", "5%", "1%"]]
+    return seeds, [[f"{row['ours']:.1f} ± {row['std']:.1f}" for _, row in tuned.iterrows()], [f"{value:.1f}" for value in tuned["untrained"]]]
+
+
+def test_readme_says_what_ships():
+    text, measured = (ROOT / "README.md").read_text(encoding="utf-8"), measured_for_readme()
+    assert len(measured[0]) == 6 and told_in_readme(text) == measured
+    assert told_in_readme(text.replace("**86.6**", "**87.6**")) != measured
 
 
 STRANGERS = {
