@@ -19,6 +19,7 @@ from pathlib import Path
 from .augment import TABLE8
 from .files import InputError, read_json, write_json
 from .judge import KINDS, all_features, chance, judge, linear_config
+from .linear import labelled_sides
 from .pretrain import PretrainConfig, check_same, describe, machine, pretrain
 from .published import published_cells
 from .ranks import once
@@ -208,11 +209,11 @@ def ablate(table:str, store:SkeletonStore, split:str, config:PretrainConfig, out
 
     Raises
     ------
-    InputError : before anything is run, if there is no such table, a row does not fit `config`, or `out` holds runs of other options.
+    InputError : before anything is run, if there is no such table, a class has no training clip, a row does not fit `config`, or `out` holds runs of other options.
     """
     if table not in TABLES: raise InputError(f'table {table!r}, expected one of {", ".join(TABLES)}')
     if not seeds or len(set(seeds)) < len(seeds): raise InputError(f'seeds are {tuple(seeds)}, expected one or more, each once')
-    out, rows, (_, test) = Path(out), TABLES[table], store.split(split)
+    out, rows, (_, test) = Path(out), TABLES[table], labelled_sides(store, split)
     planned = [(row, out / f'{row.name}-{seed}', replace(configured(row, config), seed=seed)) for seed in seeds for row in rows]
     for _, run, made in planned:
         once(lambda: check_same(run, describe(made, store, split, preset)) if (run / 'config.json').is_file() else None)

@@ -437,6 +437,7 @@ class Evaluate:
     def run(self) -> None:
         from scdnet.files import write_json
         from scdnet.judge import chance
+        from scdnet.linear import labelled_sides
         from scdnet.pretrain import machine
         from scdnet.ranks import is_first
         from scdnet.results import about_run
@@ -445,6 +446,7 @@ class Evaluate:
         check_run(self.run_folder)
         refuse_existing(self.out, self.overwrite)
         start, store = time.perf_counter(), SkeletonStore.open(self.store)
+        labelled_sides(store, self.split)  # or it is refused before anything is computed
         out = self.out or self.run_folder / "eval" / f"{self.stem(store)}.json"
         judged = self.judged(store, out)
         if not is_first():

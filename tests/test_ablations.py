@@ -178,6 +178,15 @@ def test_mistakes_are_told_before_anything_is_run(whole, store, tmp_path, monkey
 NEW = {"": ("granularity", "loss"), "encoder": ("extractor", "decoupling")}
 
 
+def test_a_class_without_a_training_clip_is_told_before_anything_is_run(tmp_path):
+    store = make(tmp_path)
+    train, test = store.split("half")
+    store.labels = np.where(np.isin(np.arange(len(store.labels)), train) & (store.labels == 3), 2, store.labels)
+    with pytest.raises(InputError, match=r"class '3' has 4 test clips and no training clip"):
+        fill(store, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_run_from_before_the_ablations_still_loads(whole, tmp_path):
     run = shutil.copytree(whole[0] / "full-0", tmp_path / "run")
     content = json.loads((run / "config.json").read_text())

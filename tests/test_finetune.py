@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commands import scdnet
+from commands import assert_mistake, scdnet
 from hypothesis import given, settings, strategies as st
 
 from scdnet.augment import ViewConfig
@@ -175,6 +175,12 @@ def test_what_cannot_be_drawn_is_said(folder, change, complaint):
     with pytest.raises(InputError) as told:
         evaluate_semi(**words)
     assert complaint in str(told.value) and len(str(told.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("protocol", ["linear", "knn", "finetune", "semi", "transfer"])
+def test_a_class_without_a_training_clip_is_told_before_anything_is_computed(folder, protocol):
+    """One line, so not even a bar of features has been shown."""
+    assert_mistake(scdnet("evaluate", protocol, "--run", folder / "joint", "--store", folder / "store", "--split", "gap"), "split 'gap': class '6' has 6 test clips and no training clip")
 
 
 def test_impossible_settings(folder):
