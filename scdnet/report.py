@@ -287,10 +287,10 @@ def write_report(path: str | Path, *, results: Mapping, classes: Sequence[str], 
     columns = tuple(c for c in ("loss", "accuracy") if c in metrics)
     labels = {"loss": "loss (nats)", "accuracy": "contrastive accuracy (%)"}
     levels = {"loss": {"all clues alike": 4 * math.log(queue_size + 1)}, "accuracy": {"all clues alike": 100 / (queue_size + 1)}} if queue_size else None
-    pretrained, untrained = (results["linear"][k]["top1"] for k in ("pretrained", "untrained"))
+    pretrained, untrained, raw = (results["linear"][k]["top1"] for k in ("pretrained", "untrained", "raw"))
     lead = (f"An encoder that saw {results['clips']['train']} synthetic clips and none of their labels; a linear probe on its features names "
-            f"{pretrained:.1f} % of {results['clips']['test']} clips of unseen people, {untrained:.1f} % before pretraining, "
-            f"{results['chance']['top1']:.1f} % by chance.")
+            f"{pretrained:.1f} % of {results['clips']['test']} clips of unseen people, {untrained:.1f} % before pretraining. "
+            f"On raw coordinates it names {raw:.1f} %, by chance {results['chance']['top1']:.1f} %.")
     sections = [
         ("Result", "The same split and the same probes for every row. Nothing was chosen on the test clips.", headline(results)),
         ("What was run", "", facts(results)),
@@ -302,7 +302,7 @@ def write_report(path: str | Path, *, results: Mapping, classes: Sequence[str], 
          image(draw.curve(metrics, columns, labels=labels, levels=levels), "Pretraining, a point for each epoch", least=320)),
     ]
     if clues:
-        sections.append(("What each clue knows", "The paper's Figure 4 on the test clips. 50 % same-class neighbours is a coin's throw: that clue cannot tell the two apart.",
+        sections.append(("What each clue knows", "The paper's Figure 4 on the test clips. 50 % same-class neighbours is a coin's throw: that clue cannot tell the two apart. The silhouette is 1 for two clouds far apart, 0 for one cloud.",
                          image(clue_figure(clues, classes), "Above the spatial clue, below the temporal clue; the axes of t-SNE have no unit", least=640)
                          + table(clue_table(clues, classes))))
     sections += [
