@@ -302,7 +302,8 @@ def write_report(path: str | Path, *, results: Mapping, classes: Sequence[str], 
          image(draw.curve(metrics, columns, labels=labels, levels=levels), "Pretraining, a point for each epoch", least=320)),
     ]
     if clues:
-        sections.append(("What each clue knows", "The paper's Figure 4 on the test clips. 50 % same-class neighbours is a coin's throw: that clue cannot tell the two apart. The silhouette is 1 for two clouds far apart, 0 for one cloud.",
+        sections.append(("What each clue knows", "The paper's Figure 4 on the test clips. 50 % same-class neighbours is a coin's throw: that clue cannot tell the two apart. "
+                         "The silhouette is 1 for two clouds far apart, 0 for one cloud.",
                          image(clue_figure(clues, classes), "Above the spatial clue, below the temporal clue; the axes of t-SNE have no unit", least=640)
                          + table(clue_table(clues, classes))))
     sections += [

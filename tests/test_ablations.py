@@ -180,7 +180,7 @@ NEW = {"": ("granularity", "loss"), "encoder": ("extractor", "decoupling")}
 
 def test_a_class_without_a_training_clip_is_told_before_anything_is_run(tmp_path):
     store = make(tmp_path)
-    train, test = store.split("half")
+    train, _ = store.split("half")
     store.labels = np.where(np.isin(np.arange(len(store.labels)), train) & (store.labels == 3), 2, store.labels)
     with pytest.raises(InputError, match=r"class '3' has 4 test clips and no training clip"):
         fill(store, tmp_path / "out")
