@@ -285,7 +285,7 @@ def _in_folder(place:Path)->Iterator[tuple[Path, Result]]:
     for below in sorted(path for path in place.iterdir() if path.is_dir() and not path.is_symlink() and not path.name.startswith('.')):
         yield from find_results(below, models.get(below.name))
 
-
+# %% ../nbs/66_results.ipynb #77ab5c2f
 def _on_shelf(local:pd.DataFrame)->pd.Series:
     "Which results ship with scdnet."
     return local['file'].str.startswith(str(shipped('results'))).rename('shipped')

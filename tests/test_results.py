@@ -122,12 +122,12 @@ def measured_for_readme():
     local = local_results()
     full = local[(local["configuration"] == "") & (local["stream"] == "joint") & local["untrained"].notna()]
     seeds = []
-    for dataset, recipe in (("mannequin", "demo"), ("NW-UCLA", "demo --epochs 250 --queue-size 256 --view")):
-        full_here = full[(full["dataset"] == dataset) & full["recipe"].str.startswith(recipe) & (full["recipe"].str.contains("epochs") == ("epochs" in recipe))]
-        for seed, rows in full_here.groupby("seed"):
+    for dataset, recipe in (("mannequin", "demo"), ("NW-UCLA", "demo --epochs 250 --queue-size 256 --view.*")):
+        shown = full[(full["dataset"] == dataset) & full["recipe"].str.fullmatch(recipe)]
+        for seed, rows in shown.groupby("seed"):
             rows = rows.set_index("protocol").loc[["linear", "knn"]]
             seeds.append([f"{seed:.0f}", *(f"{row['raw']:.1f} / {row['untrained']:.1f} / **{row['top1']:.1f}**" for _, row in rows.iterrows())])
-    tuned = averaged(full_here).query("protocol in ('finetune', 'semi') and metric == 'top1'").set_index("setting").loc[["", "10%", "5%", "1%"]]
+    tuned = averaged(shown).query("protocol in ('finetune', 'semi') and metric == 'top1'").set_index("setting").loc[["", "10%", "5%", "1%"]]
     return seeds, [[f"{row['ours']:.1f} ± {row['std']:.1f}" for _, row in tuned.iterrows()], [f"{value:.1f}" for value in tuned["untrained"]]]
 
 
