@@ -2,6 +2,7 @@
 
 `write` makes them in `docs/book` and `docs/reference` before Sphinx reads; the notebooks stay as they are. Nothing here needs Sphinx.
 """
+
 import ast
 import contextlib
 import functools
@@ -16,13 +17,20 @@ from urllib.parse import unquote
 
 ROOT = Path(__file__).resolve().parents[1]
 NBS = ROOT / "nbs"
-FLAGS = ("data", "gpu", "slow")                       # of cells that are left out when the book is run: site.css says so above them
-OUTSIDE = re.compile(r"\[([^\]]*)\]\(\.\./[^)]*\)")                        # [text](../file): not on the site
-LINK = re.compile(r"\]\(([^()#\s]*)(?:#((?:[^()\s]|\([^()]*\))+))?\)")      # [text](file#anchor), the anchor with round brackets or without
+FLAGS = (
+    "data",
+    "gpu",
+    "slow",
+)  # of cells that are left out when the book is run: site.css says so above them
+OUTSIDE = re.compile(r"\[([^\]]*)\]\(\.\./[^)]*\)")  # [text](../file): not on the site
+LINK = re.compile(
+    r"\]\(([^()#\s]*)(?:#((?:[^()\s]|\([^()]*\))+))?\)"
+)  # [text](file#anchor), the anchor with round brackets or without
 MOVING = re.compile(r"<(script|svg|video|canvas)\b")
 
 
 # ---------------------------------------------------------------- what the book says of itself
+
 
 @dataclass(frozen=True)
 class Part:
@@ -53,8 +61,12 @@ def parts(index):
     found = []
     for row in re.findall(r"^\|.*\|$", section(index, "The book"), re.MULTILINE)[2:]:
         files, name = re.findall(r"\]\(([^()#]+\.ipynb)\)", row), re.search(r"\*\*(.+?)\*\*", row)
-        if files and found:                           # a file that is not there is Sphinx's to tell of
-            found[-1] = Part(found[-1].name, (*found[-1].rows, row), (*found[-1].files, *(file for file in files if (NBS / file).is_file())))
+        if files and found:  # a file that is not there is Sphinx's to tell of
+            found[-1] = Part(
+                found[-1].name,
+                (*found[-1].rows, row),
+                (*found[-1].files, *(file for file in files if (NBS / file).is_file())),
+            )
         elif name:
             found.append(Part(name[1], (), ()))
     return found
@@ -74,6 +86,7 @@ def short_title(path):
 
 # ---------------------------------------------------------------- a notebook becomes a page
 
+
 def slug(anchor):
     """The site's anchor of a heading, from Jupyter's (or from its text)."""
     return re.sub(r"[^\w\- ]", "", unquote(anchor).lower()).replace(" ", "-")
@@ -81,11 +94,14 @@ def slug(anchor):
 
 def site_links(text):
     """Markdown whose links lead to the site's anchors; of links to files that are not on the site the text stays. Code is left alone."""
+
     def follow(match):
         file, anchor = match.groups()
         return match[0] if anchor is None or "://" in file else f"]({file}#{slug(anchor)})"
 
-    pieces = re.split(r"(^```.*?^```|`[^`\n]*`)", OUTSIDE.sub(r"\1", text), flags=re.MULTILINE | re.DOTALL)
+    pieces = re.split(
+        r"(^```.*?^```|`[^`\n]*`)", OUTSIDE.sub(r"\1", text), flags=re.MULTILINE | re.DOTALL
+    )
     # Code in a link's text stands between two pieces, but a link's target never does.
     return "".join(piece if i % 2 else LINK.sub(follow, piece) for i, piece in enumerate(pieces))
 
@@ -103,14 +119,16 @@ def only_imports(code):
     """Whether there is nothing but imports."""
     try:
         body = ast.parse(code).body
-    except SyntaxError:                               # a line for the shell
+    except SyntaxError:  # a line for the shell
         return False
     return bool(body) and all(isinstance(line, (ast.Import, ast.ImportFrom)) for line in body)
 
 
 def shows_picture(output):
     data = output.get("data", {})
-    return any(kind.startswith("image/") for kind in data) or bool(MOVING.search("".join(data.get("text/html", ""))))
+    return any(kind.startswith("image/") for kind in data) or bool(
+        MOVING.search("".join(data.get("text/html", "")))
+    )
 
 
 def labelled(output, alt):
@@ -132,7 +150,14 @@ def page(notebook, name):
     for number, cell in enumerate(notebook["cells"]):
         source = "".join(cell["source"])
         if cell["cell_type"] == "markdown":
-            heading = (re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", source, flags=re.MULTILINE | re.DOTALL), re.MULTILINE) or [heading])[-1]
+            heading = (
+                re.findall(
+                    r"^#+ (.+)$",
+                    re.sub(r"^```.*?^```", "", source, flags=re.MULTILINE | re.DOTALL),
+                    re.MULTILINE,
+                )
+                or [heading]
+            )[-1]
             cells.append(cell | {"source": site_links(source)})
             continue
         said, code = directives(source)
@@ -141,13 +166,21 @@ def page(notebook, name):
         outputs, metadata = cell["outputs"], dict(cell["metadata"])
         if any(map(shows_picture, outputs)):
             if not said.get("fig-alt"):
-                missing.append(f"nbs/{name}: cell {number} ({cell.get('id')}), under {heading!r}: a picture without `#| fig-alt:`")
+                missing.append(
+                    f"nbs/{name}: cell {number} ({cell.get('id')}), under {heading!r}: a picture without `#| fig-alt:`"
+                )
             alt = said.get("fig-alt") or f"Picture under the heading “{heading.replace('`', '')}”"
-            outputs, metadata["mystnb"] = [labelled(output, alt) for output in outputs], {"image": {"alt": alt, "scale": 100}}      # a scaled image is a link to it
+            outputs, metadata["mystnb"] = (
+                [labelled(output, alt) for output in outputs],
+                {"image": {"alt": alt, "scale": 100}},
+            )  # a scaled image is a link to it
         if flags := [flag for flag in FLAGS if flag in said]:
             metadata["tags"] = flags
         if only_imports(code):
-            metadata |= {"tags": ["hide-input"], "mystnb": {"code_prompt_show": "Imports", "code_prompt_hide": "Imports"}}
+            metadata |= {
+                "tags": ["hide-input"],
+                "mystnb": {"code_prompt_show": "Imports", "code_prompt_hide": "Imports"},
+            }
         cells.append(cell | {"source": code.strip("\n"), "outputs": outputs, "metadata": metadata})
     return notebook | {"cells": cells}, missing
 
@@ -161,7 +194,14 @@ def part_page(part):
 
 def first_page(found):
     """For the first page: a row for each part, and the list at the side."""
-    rows = "\n".join(f"| [{part.name}](book/{part.name.lower()}.md) | " + ", ".join(f"[{short_title(NBS / file).split(' · ')[-1]}](book/{file})" for file in part.files) + " |" for part in found)
+    rows = "\n".join(
+        f"| [{part.name}](book/{part.name.lower()}.md) | "
+        + ", ".join(
+            f"[{short_title(NBS / file).split(' · ')[-1]}](book/{file})" for file in part.files
+        )
+        + " |"
+        for part in found
+    )
     entries = "\n".join(f"book/{part.name.lower()}" for part in found)
     return f"| Part | Chapters |\n|---|---|\n{rows}\n\n```{{toctree}}\n:hidden:\n:caption: The book\n\nThe story <book/index>\n{entries}\n```\n"
 
@@ -173,33 +213,48 @@ def paper_page(index):
 
 # ---------------------------------------------------------------- the reference
 
+
 def modules():
     """Module -> its notebook, in the order of the book."""
     found = {}
     for part in parts(markdown(read(NBS / "index.ipynb")["cells"])):
         for file in part.files:
             for cell in read(NBS / file)["cells"]:
-                if cell["cell_type"] == "code" and (match := re.match(r"#\| default_exp (\S+)", "".join(cell["source"]))):
+                if cell["cell_type"] == "code" and (
+                    match := re.match(r"#\| default_exp (\S+)", "".join(cell["source"]))
+                ):
                     found[f"scdnet.{match[1]}"] = file
     return found
 
 
 def module_page(module, file):
-    return (f"# {module}\n\nMade by chapter [{short_title(NBS / file)}](../book/{file}).\n\n"
-            f"```{{eval-rst}}\n.. automodule:: {module}\n   :members:\n   :member-order: bysource\n```\n")
+    return (
+        f"# {module}\n\nMade by chapter [{short_title(NBS / file)}](../book/{file}).\n\n"
+        f"```{{eval-rst}}\n.. automodule:: {module}\n   :members:\n   :member-order: bysource\n```\n"
+    )
 
 
 def reference_page(made_by):
     """What `scdnet` itself offers, and every module."""
     import scdnet
 
-    names = [f"| {entry(name, home, getattr(scdnet, name))} |" for name, home in scdnet._HOMES.items()]
-    rows = [f"| [{module}]({module.removeprefix('scdnet.')}.md) | {said(importlib.import_module(module))} |" for module in made_by]
+    names = [
+        f"| {entry(name, home, getattr(scdnet, name))} |" for name, home in scdnet._HOMES.items()
+    ]
+    rows = [
+        f"| [{module}]({module.removeprefix('scdnet.')}.md) | {said(importlib.import_module(module))} |"
+        for module in made_by
+    ]
     entries = "\n".join(f"{module} <{module.removeprefix('scdnet.')}>" for module in made_by)
-    return ("# The package\n\nEach module is exported from one chapter of the book. A class, a function: what goes in, what comes out, with shapes and units.\n\n"
-            "## `import scdnet`\n\n| Name | |\n|---|---|\n" + "\n".join(names)
-            + "\n\nThe modules below are imported when they are first asked for: `scdnet.masking.spatial_mask`.\n\n"
-            "## Modules\n\n| Module | |\n|---|---|\n" + "\n".join(rows) + f"\n\n```{{toctree}}\n:hidden:\n\n{entries}\n```\n")
+    return (
+        "# The package\n\nEach module is exported from one chapter of the book. A class, a function: what goes in, what comes out, with shapes and units.\n\n"
+        "## `import scdnet`\n\n| Name | |\n|---|---|\n"
+        + "\n".join(names)
+        + "\n\nThe modules below are imported when they are first asked for: `scdnet.views.masks.spatial_mask`.\n\n"
+        "## Modules\n\n| Module | |\n|---|---|\n"
+        + "\n".join(rows)
+        + f"\n\n```{{toctree}}\n:hidden:\n\n{entries}\n```\n"
+    )
 
 
 def entry(name, home, thing):
@@ -216,7 +271,7 @@ def said(thing):
 
 def help_text(words, width):
     """What `scdnet WORDS --help` prints in a terminal of `width` columns; it leaves the long lines at the top to the terminal."""
-    from scdnet.cli import parse
+    from scdnet.app.cli.main import parse
 
     shown, columns = io.StringIO(), os.environ.get("COLUMNS")
     os.environ["COLUMNS"] = str(width)
@@ -225,12 +280,17 @@ def help_text(words, width):
             parse([*words, "--help"])
     finally:
         os.environ.pop("COLUMNS") if columns is None else os.environ.update(COLUMNS=columns)
-    return "\n".join(fold(line.rstrip(), width) for line in shown.getvalue().splitlines()).strip("\n")
+    return "\n".join(fold(line.rstrip(), width) for line in shown.getvalue().splitlines()).strip(
+        "\n"
+    )
 
 
 def fold(line, width):
     """A line of help in several, if it is too long: between options, between words, in a list of choices after a comma."""
-    parts, lines = re.findall(r"(?:--\S+ [^\s-]\S*|[^\s,]+,?|,)\s*", line[len(line) - len(line.lstrip()):]), [line[:len(line) - len(line.lstrip())]]
+    parts, lines = (
+        re.findall(r"(?:--\S+ [^\s-]\S*|[^\s,]+,?|,)\s*", line[len(line) - len(line.lstrip()) :]),
+        [line[: len(line) - len(line.lstrip())]],
+    )
     for part in parts:
         if len((lines[-1] + part).rstrip()) > width and lines[-1].strip():
             lines.append("  ")
@@ -240,21 +300,33 @@ def fold(line, width):
 
 def commands_page():
     """Every command's help."""
-    from scdnet.cli import COMMANDS, PROTOCOLS
+    from scdnet.app.cli.evaluate import PROTOCOLS
+    from scdnet.app.cli.main import COMMANDS
 
     words = [(command,) for command in COMMANDS]
-    words[words.index(("evaluate",)) + 1:1 + words.index(("evaluate",))] = [("evaluate", protocol) for protocol in PROTOCOLS]
+    words[words.index(("evaluate",)) + 1 : 1 + words.index(("evaluate",))] = [
+        ("evaluate", protocol) for protocol in PROTOCOLS
+    ]
     shown = [f"## scdnet {' '.join(w)}\n\n{both_widths(w)}" for w in words]
-    return ("# The command line\n\nWhat `scdnet COMMAND --help` prints. [Chapter 63](../book/63_cli.ipynb) says how a command is built.\n\n"
-            + both_widths(()) + "\n\n" + "\n\n".join(shown) + "\n")
+    return (
+        "# The command line\n\nWhat `scdnet COMMAND --help` prints. [Chapter 63](../book/63_cli.ipynb) says how a command is built.\n\n"
+        + both_widths(())
+        + "\n\n"
+        + "\n\n".join(shown)
+        + "\n"
+    )
 
 
 def both_widths(words):
     """The help for a window and for a phone; site.css shows the one or the other."""
-    return "\n\n".join(f"```{{code-block}} text\n:class: {name}\n\n{help_text(words, width)}\n```" for name, width in (("wide", 100), ("narrow", 42)))
+    return "\n\n".join(
+        f"```{{code-block}} text\n:class: {name}\n\n{help_text(words, width)}\n```"
+        for name, width in (("wide", 100), ("narrow", 42))
+    )
 
 
 # ---------------------------------------------------------------- all of them
+
 
 def book():
     """({file under docs/: content}, lines on pictures without a text alternative)."""
@@ -264,14 +336,23 @@ def book():
         made[f"book/{path.name}"] = json.dumps(shown, indent=1, ensure_ascii=False)
         missing += without
     made |= {f"book/{part.name.lower()}.md": part_page(part) for part in parts(index)}
-    return made | {"book/paper.md": paper_page(index), "book/parts.inc": first_page(parts(index))}, missing
+    return made | {
+        "book/paper.md": paper_page(index),
+        "book/parts.inc": first_page(parts(index)),
+    }, missing
 
 
 def reference():
     """{file under docs/: content}."""
     made_by = modules()
-    made = {f"reference/{module.removeprefix('scdnet.')}.md": module_page(module, file) for module, file in made_by.items()}
-    return made | {"reference/package.md": reference_page(made_by), "reference/commands.md": commands_page()}
+    made = {
+        f"reference/{module.removeprefix('scdnet.')}.md": module_page(module, file)
+        for module, file in made_by.items()
+    }
+    return made | {
+        "reference/package.md": reference_page(made_by),
+        "reference/commands.md": commands_page(),
+    }
 
 
 def write(folder):

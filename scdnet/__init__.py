@@ -4,18 +4,24 @@ from importlib import import_module
 
 __version__ = "0.1.0"
 
-_HOMES = {"SkeletonStore": "store", "Skeleton": "skeleton", "NTU25": "skeleton", "KINECT20": "skeleton", "load_encoder": "pretrain",
-          "InputError": "files"}
-_MODULES = ("ablations", "augment", "clues", "contrast", "decouple", "encoder", "files", "finetune", "formats", "gcn", "inspection", "knn", "linear", "masking", "momentum",
-            "official", "plain", "prepare", "preprocess", "pretrain", "published", "ranks", "results", "skeleton", "splits", "store", "streams", "synthetic", "synthetic_pku")
-__all__ = [*_HOMES, *_MODULES]
+_HOMES = {  # public name -> module below scdnet; imported when it is first asked for, so that `import scdnet` costs nothing
+    "InputError": "utils.files",
+    "KINECT20": "data.layouts",
+    "NTU25": "data.layouts",
+    "Skeleton": "data.skeleton",
+    "SkeletonStore": "data.store",
+    "features": "evaluation.features",
+    "load_encoder": "training.run",
+    "pretrain": "training.pretrain",
+}
+_PACKAGES = ("app", "data", "evaluation", "model", "paper", "training", "utils", "views", "viz")
+__all__ = [*_HOMES, *_PACKAGES]
 
 
 def __getattr__(name):
-    """Import what is asked for when it is asked for: `import scdnet` alone costs nothing."""
     if name in _HOMES:
         return getattr(import_module(f"scdnet.{_HOMES[name]}"), name)
-    if name in _MODULES:
+    if name in _PACKAGES:
         return import_module(f"scdnet.{name}")
     raise AttributeError(f"module 'scdnet' has no attribute {name!r}")
 

@@ -1,4 +1,5 @@
 """The command line in a test: run it, and look at what it says and leaves."""
+
 import contextlib
 import io
 import subprocess
@@ -6,7 +7,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-from scdnet.cli import main
+from scdnet.app.cli.main import main
 
 
 def scdnet(*words, cwd="."):
@@ -19,7 +20,13 @@ def scdnet(*words, cwd="."):
 
 def program(*words, **options):
     """The same in a process of its own, as a shell would."""
-    return subprocess.run([sys.executable, "-m", "scdnet", *map(str, words)], capture_output=True, text=True, timeout=300, **options)
+    return subprocess.run(
+        [sys.executable, "-m", "scdnet", *map(str, words)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        **options,
+    )
 
 
 def tree(folder):
@@ -29,7 +36,10 @@ def tree(folder):
 def table(done):
     """The rows that a command that went well has printed, by their names."""
     assert done.returncode == 0, done.stderr
-    return {name.strip(): value for name, value in (line.rsplit(maxsplit=1) for line in done.stdout.splitlines() if line)}
+    return {
+        name.strip(): value
+        for name, value in (line.rsplit(maxsplit=1) for line in done.stdout.splitlines() if line)
+    }
 
 
 def assert_mistake(done, *parts):

@@ -1,12 +1,23 @@
 """What tests share. Set before any test imports tqdm: progress bars would stand between the lines that tests read."""
+
 import os
 import shutil
 
 import pytest
 
 os.environ.setdefault("TQDM_DELAY", "600")  # seconds
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
+QUIET = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -24,7 +35,9 @@ def pytest_xdist_make_scheduler(config, log):
 @pytest.fixture(scope="session")
 def chromium():
     """The system's Chromium, one for all tests."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install -c constraints.txt -e '.[dev]'")
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="no playwright: pip install -c constraints.txt -e '.[dev]'"
+    )
     if CHROMIUM is None:
         pytest.skip("no Chromium: apt-get install chromium fonts-dejavu-core")
     with playwright.sync_playwright() as p:

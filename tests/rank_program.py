@@ -1,4 +1,5 @@
 """What torchrun starts in test_ranks.py, on every rank: one step of each kind, features, and a run that stops after five steps."""
+
 import contextlib
 import sys
 from dataclasses import replace
@@ -7,16 +8,27 @@ from pathlib import Path
 import torch
 from torch import nn
 
-import scdnet.pretrain
-from scdnet.gcn import BatchNorm
-from scdnet.linear import calibrate, features
-from scdnet.pretrain import PRESETS, Pretraining, pretrain
-from scdnet.ranks import average_gradients, joined, rank, synchronise
-from scdnet.store import SkeletonStore
+import scdnet.training.pretrain
+from scdnet.model.gcn import BatchNorm
+from scdnet.evaluation.features import calibrate, features
+from scdnet.training.config import PRESETS
+from scdnet.training.pretrain import Pretraining, pretrain
+from scdnet.utils.distributed import average_gradients, joined, rank, synchronise
+from scdnet.data.store import SkeletonStore
 
 DEMO = PRESETS["demo"]
-CONFIG = replace(DEMO, epochs=4, batch_size=8, queue_size=16, precision="fp32", device="cpu", save_every=1, batch_stats="sync", view=replace(DEMO.view, crop_least=8),
-                 encoder=replace(DEMO.encoder, frames=16, channels=8, width=32, projection=16, dropout=0.))
+CONFIG = replace(
+    DEMO,
+    epochs=4,
+    batch_size=8,
+    queue_size=16,
+    precision="fp32",
+    device="cpu",
+    save_every=1,
+    batch_stats="sync",
+    view=replace(DEMO.view, crop_least=8),
+    encoder=replace(DEMO.encoder, frames=16, channels=8, width=32, projection=16, dropout=0.0),
+)
 
 
 def awake(store, stats):
@@ -27,7 +39,10 @@ def awake(store, stats):
     """
     config, split = replace(CONFIG, batch_stats=stats), "half"
     if stats == "sync":
-        config, split = replace(config, view=replace(config.view, spatial="none", temporal="none")), "pairs"
+        config, split = (
+            replace(config, view=replace(config.view, spatial="none", temporal="none")),
+            "pairs",
+        )
     state = Pretraining(config, store, store.split(split)[0])
     for name, value in state.model.named_parameters():
         if name.endswith(("alpha", "space_norm.weight")):
@@ -36,14 +51,20 @@ def awake(store, stats):
         batches = state.batches
         state.model.query.double(), state.model.key.double()
         state.query = average_gradients(state.model.query)
-        state.batches = lambda step: (lambda chosen, *pair: (chosen, *(view.double() for view in pair)))(*batches(step))
+        state.batches = lambda step: (
+            lambda chosen, *pair: (chosen, *(view.double() for view in pair))
+        )(*batches(step))
     return state
 
 
 def outcome(state):
     """Loss, gradients and all that a checkpoint holds, after a step."""
     gradient = torch.cat([p.grad.flatten() for p in state.model.query.parameters()])
-    return {"loss": state.sums[0], "gradient": gradient, "model": {name: value.clone() for name, value in state.model.state_dict().items()}}
+    return {
+        "loss": state.sums[0],
+        "gradient": gradient,
+        "model": {name: value.clone() for name, value in state.model.state_dict().items()},
+    }
 
 
 def normalised(norm, slice_):
@@ -54,7 +75,14 @@ def normalised(norm, slice_):
     x = (3 + x[slice_]).requires_grad_()
     y = norm(x, (weight, len(weight) - 1))
     (y * target[slice_]).sum().backward()
-    return {"y": y.detach(), "x": x.grad, "weight": norm.weight.grad, "bias": norm.bias.grad, "mean": norm.running_mean, "var": norm.running_var}
+    return {
+        "y": y.detach(),
+        "x": x.grad,
+        "weight": norm.weight.grad,
+        "bias": norm.bias.grad,
+        "mean": norm.running_mean,
+        "var": norm.running_var,
+    }
 
 
 def clues(store):
@@ -81,7 +109,7 @@ def main(folder):
         norm = synchronise(nn.Sequential(BatchNorm(4).double()))[0]
         torch.save(normalised(norm, (slice(3), slice(3, 7))[rank()]), folder / f"norm-{rank()}.pt")
         torch.save(clues(store), folder / f"clues-{rank()}.pt")
-        scdnet.pretrain.Pretraining = Stopped
+        scdnet.training.pretrain.Pretraining = Stopped
         with contextlib.suppress(KeyboardInterrupt):
             pretrain(store, "half", CONFIG, folder / "run", preset="demo", progress=False)
 

@@ -2,6 +2,7 @@
 
 Screenshots and the times that were measured are kept in the folder `browser/`, which git ignores.
 """
+
 import json
 import os
 import secrets
@@ -19,9 +20,16 @@ from conftest import CHROMIUM
 
 ROOT = Path(__file__).parents[1]
 KEPT = ROOT / "browser"
-pytest.importorskip("playwright.sync_api", reason="no playwright: pip install -c constraints.txt -e '.[dev]'")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt-get install chromium fonts-dejavu-core")
-HARMLESS = ("favicon", "Failed to load resource: the server responded with a status of 404")     # what a bare JupyterLab says by itself
+pytest.importorskip(
+    "playwright.sync_api", reason="no playwright: pip install -c constraints.txt -e '.[dev]'"
+)
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="no Chromium: apt-get install chromium fonts-dejavu-core"
+)
+HARMLESS = (
+    "favicon",
+    "Failed to load resource: the server responded with a status of 404",
+)  # what a bare JupyterLab says by itself
 
 
 @pytest.fixture(scope="session")
@@ -30,16 +38,45 @@ def lab(tmp_path_factory):
     home = tmp_path_factory.mktemp("lab")
     folder, settings = home / "notebooks", home / "app-settings"
     folder.mkdir(), settings.mkdir()
-    (settings / "overrides.json").write_text(json.dumps({"@jupyterlab/apputils-extension:notification": {"fetchNews": "false"}}))
+    (settings / "overrides.json").write_text(
+        json.dumps({"@jupyterlab/apputils-extension:notification": {"fetchNews": "false"}})
+    )
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     token, address = secrets.token_hex(16), f"http://127.0.0.1:{port}"
-    own = {name: str(home / name.lower()) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_DATA_DIR", "JUPYTERLAB_SETTINGS_DIR", "JUPYTERLAB_WORKSPACES_DIR", "IPYTHONDIR")}
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}", "--ServerApp.port_retries=0",
-               f"--IdentityProvider.token={token}", "--LabApp.expose_app_in_browser=True", f"--LabApp.app_settings_dir={settings}"]
+    own = {
+        name: str(home / name.lower())
+        for name in (
+            "JUPYTER_CONFIG_DIR",
+            "JUPYTER_RUNTIME_DIR",
+            "JUPYTER_DATA_DIR",
+            "JUPYTERLAB_SETTINGS_DIR",
+            "JUPYTERLAB_WORKSPACES_DIR",
+            "IPYTHONDIR",
+        )
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        "--no-browser",
+        "--allow-root",
+        "--ServerApp.ip=127.0.0.1",
+        f"--ServerApp.port={port}",
+        "--ServerApp.port_retries=0",
+        f"--IdentityProvider.token={token}",
+        "--LabApp.expose_app_in_browser=True",
+        f"--LabApp.app_settings_dir={settings}",
+    ]
     with (home / "log").open("w") as log:
-        server = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, env=os.environ | own | {"OMP_NUM_THREADS": "1"})
+        server = subprocess.Popen(
+            command,
+            cwd=folder,
+            stdout=log,
+            stderr=log,
+            env=os.environ | own | {"OMP_NUM_THREADS": "1"},
+        )
         try:
             for _ in range(240):
                 try:
@@ -59,14 +96,25 @@ class Book:
 
     def __init__(self, lab, chromium, notebook, **look):
         folder, self.address, self.token = lab
-        self.page, self.errors = chromium.new_page(viewport={"width": 1300, "height": 1000}, **look), []
-        self.page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
+        self.page, self.errors = (
+            chromium.new_page(viewport={"width": 1300, "height": 1000}, **look),
+            [],
+        )
+        self.page.on(
+            "console",
+            lambda message: self.errors.append(message.text) if message.type == "error" else None,
+        )
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.set_default_timeout(240_000)
-        if not isinstance(notebook, Path):                       # a list of cells
+        if not isinstance(notebook, Path):  # a list of cells
             name = secrets.token_hex(4) + ".ipynb"
-            nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in notebook],
-                                                    metadata={"kernelspec": {"name": "python3", "display_name": "python3"}}), folder / name)
+            nbformat.write(
+                nbformat.v4.new_notebook(
+                    cells=[nbformat.v4.new_code_cell(cell) for cell in notebook],
+                    metadata={"kernelspec": {"name": "python3", "display_name": "python3"}},
+                ),
+                folder / name,
+            )
         else:
             name = shutil.copy(notebook, folder / notebook.name).name
         self.page.goto(f"{self.address}/doc/tree/{name}?token={self.token}&reset")
@@ -75,7 +123,9 @@ class Book:
 
     def idle(self):
         """Wait until the kernel has nothing to do."""
-        self.page.wait_for_function("() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'")
+        self.page.wait_for_function(
+            "() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
+        )
 
     def run(self):
         """Run all cells; the errors that are then in the notebook."""
@@ -85,7 +135,9 @@ class Book:
             .flatMap(cell => cell.outputs || []).filter(output => output.output_type === 'error').map(output => output.evalue)""")
 
     def restart(self):
-        self.page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
+        self.page.evaluate(
+            "() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()"
+        )
         self.idle()
 
     def pictures(self, i=0):
@@ -94,7 +146,10 @@ class Book:
 
     def answered(self, before, i=0):
         """Wait for a picture that is not among the `before`."""
-        self.page.wait_for_function("([i, n]) => document.querySelectorAll('[data-pictures]')[i].dataset.pictures > n", arg=[i, before])
+        self.page.wait_for_function(
+            "([i, n]) => document.querySelectorAll('[data-pictures]')[i].dataset.pictures > n",
+            arg=[i, before],
+        )
 
     def press(self, label, key, i=0):
         """A key on the slider `label` of the i-th explorer; returns when the new picture is there."""
@@ -105,12 +160,15 @@ class Book:
 
     def python(self, code):
         """What the kernel prints when asked; asked beside the notebook, in no cell."""
-        return self.page.evaluate("""async code => {
+        return self.page.evaluate(
+            """async code => {
             const future = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.requestExecute({code, store_history: false});
             let text = "";
             future.onIOPub = m => { text += m.content.text || (m.content.traceback || []).join("\\n"); };
             await future.done;
-            return text.trim(); }""", code)
+            return text.trim(); }""",
+            code,
+        )
 
     def says(self, code, expected):
         """Wait until the kernel prints what is expected: what the browser sends may still be on its way."""
@@ -139,17 +197,18 @@ def book(lab, chromium):
     def open_book(notebook, **look):
         opened.append(Book(lab, chromium, notebook, **look))
         return opened[-1]
+
     yield open_book
     for one in opened:
         one.close()
 
 
-PLAYER = """from scdnet.player import SkeletonPlayer
-from scdnet.skeleton import NTU25
-from scdnet.synthetic import sample_clip
+PLAYER = """from scdnet.viz.player import SkeletonPlayer
+from scdnet.data.skeleton import NTU25
+from scdnet.data.mannequin.perform import sample_clip
 player = SkeletonPlayer([sample_clip(23), sample_clip(58)], NTU25, titles=["waving", "shaking hands"], azimuth=30)
 player"""
-EXPLORER = """from scdnet.widgets import MaskExplorer
+EXPLORER = """from scdnet.viz.explorers import MaskExplorer
 explorer = MaskExplorer(draw=3)
 explorer"""
 STATE = "print(explorer.n, explorer.k, explorer.spatial, explorer.chosen, explorer.masks()[0].nonzero()[0].tolist())"
@@ -181,7 +240,12 @@ def busy():
 def keep(name, **figures):
     """Write what was measured to a file beside the screenshots, with the load of the machine."""
     KEPT.mkdir(exist_ok=True)
-    (KEPT / f"{name}.json").write_text(json.dumps(figures | {"load": round(os.getloadavg()[0], 1), "cores": os.cpu_count()}, indent=1) + "\n")
+    (KEPT / f"{name}.json").write_text(
+        json.dumps(
+            figures | {"load": round(os.getloadavg()[0], 1), "cores": os.cpu_count()}, indent=1
+        )
+        + "\n"
+    )
 
 
 def test_the_player_plays(book):
@@ -191,14 +255,14 @@ def test_the_player_plays(book):
     rate = max(b.page.evaluate(RATE, 1) for _ in range(5))
     keep("player", pictures_a_second=round(rate, 1))
     b.picture("player")
-    assert rate > (0 if busy() else 10)                         # 60 where the machine has time
-    b.page.get_by_role("button", name="pause").press("Enter")   # by keyboard
+    assert rate > (0 if busy() else 10)  # 60 where the machine has time
+    b.page.get_by_role("button", name="pause").press("Enter")  # by keyboard
     b.page.get_by_role("button", name="play").wait_for()
     b.page.get_by_role("slider", name="frame").focus()
     b.page.keyboard.press("Home")
     b.page.keyboard.press("ArrowRight")
     b.says("print(player.frame, player.playing)", "1 False")
-    assert b.page.evaluate(RATE, 0.5) == 0                      # a pause is a pause
+    assert b.page.evaluate(RATE, 0.5) == 0  # a pause is a pause
     b.page.locator("[data-drawn] canvas").first.focus()
     for key in ("ArrowRight", "ArrowDown", "ArrowDown"):
         b.page.keyboard.press(key)
@@ -229,7 +293,10 @@ def test_the_masks_follow_a_slider_and_a_click(book):
     b.page.get_by_role("button", name="pause").click()
     b.says("print(explorer.playing)", "False")
 
-    elbow, said = 5, b.page.locator("[data-pictures] canvas").nth(2).get_attribute("aria-label")      # of the frames
+    elbow, said = (
+        5,
+        b.page.locator("[data-pictures] canvas").nth(2).get_attribute("aria-label"),
+    )  # of the frames
     x, y = map(float, b.python(WHERE % elbow).split())
     canvas, shown = b.page.locator("[data-pictures] canvas").first, b.pictures()
     canvas.hover(position={"x": x, "y": y})
@@ -239,7 +306,9 @@ def test_the_masks_follow_a_slider_and_a_click(book):
     assert "5" in b.python("print(*explorer.chosen)").split()
     assert b.page.locator("[data-pictures] canvas").nth(2).get_attribute("aria-label") != said
     shown = b.pictures()
-    b.page.get_by_role("button", name="left elbow").press("Enter")      # the same by keyboard: taken away
+    b.page.get_by_role("button", name="left elbow").press(
+        "Enter"
+    )  # the same by keyboard: taken away
     b.answered(shown)
     assert "5" not in b.python("print(*explorer.chosen)").split()
     shown = b.pictures()
@@ -247,8 +316,13 @@ def test_the_masks_follow_a_slider_and_a_click(book):
     b.answered(shown)
     assert b.python("print(explorer.draw, explorer.chosen)") == "4 []"
     code = b.page.locator("[data-pictures] pre").text_content()
-    setup = "from scdnet.masking import *; from scdnet.skeleton import NTU25; from torch import Generator"
-    assert b.python(f"{setup}\nspatial, temporal = map(eval, {code!r}.splitlines())\nprint((spatial[0].numpy() == explorer.masks()[0]).all())") == "True"
+    setup = "from scdnet.views.masks import *; from scdnet.data.skeleton import NTU25; from torch import Generator"
+    assert (
+        b.python(
+            f"{setup}\nspatial, temporal = map(eval, {code!r}.splitlines())\nprint((spatial[0].numpy() == explorer.masks()[0]).all())"
+        )
+        == "True"
+    )
     b.picture("masks")
 
 
@@ -264,15 +338,23 @@ def test_an_answer_is_quick(book):
     b.page.wait_for_function("() => window.measured.length >= 40")
     times = sorted(b.page.evaluate("() => window.measured"))
     median, late = times[len(times) // 2], times[int(0.95 * len(times))]
-    keep("masks", changes=len(times), median_ms=round(median), percentile_95_ms=round(late), slowest_ms=round(times[-1]))
-    assert busy() or (median < 300 and late < 1000)             # far less where the machine has time
+    keep(
+        "masks",
+        changes=len(times),
+        median_ms=round(median),
+        percentile_95_ms=round(late),
+        slowest_ms=round(times[-1]),
+    )
+    assert busy() or (median < 300 and late < 1000)  # far less where the machine has time
 
 
 def test_two_on_a_page_and_after_a_restart(book):
     b = book([EXPLORER, "second = MaskExplorer(k=3)\nsecond"])
     for _ in range(2):
         assert b.run() == []
-        b.page.wait_for_function("() => document.querySelectorAll('[data-pictures] .table canvas').length === 6")
+        b.page.wait_for_function(
+            "() => document.querySelectorAll('[data-pictures] .table canvas').length === 6"
+        )
         b.press("k, ", "ArrowRight", i=1)
         assert b.python("print(explorer.k, second.k)") == "8 4"
         b.restart()
@@ -291,22 +373,33 @@ def test_every_control_has_a_name_and_is_reached(book):
     cell = "() => window.jupyterapp.shell.currentWidget.content.activeCellIndex"
     reached, active = set(), b.page.evaluate(cell)
     for _ in range(wanted + 3):
-        reached.add(b.page.evaluate("() => document.activeElement.closest('.scdnet') && [...document.querySelectorAll('.scdnet *')].indexOf(document.activeElement)"))
+        reached.add(
+            b.page.evaluate(
+                "() => document.activeElement.closest('.scdnet') && [...document.querySelectorAll('.scdnet *')].indexOf(document.activeElement)"
+            )
+        )
         b.page.keyboard.press("Tab")
     assert len(reached - {None}) == wanted and b.page.evaluate(cell) == active
     drawn = b.page.locator("[data-drawn]").get_attribute("data-drawn")
-    b.page.evaluate("() => window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})")
-    b.page.wait_for_function("drawn => Number(document.querySelector('[data-drawn]').dataset.drawn) > drawn", arg=int(drawn))      # in the colours of the theme
+    b.page.evaluate(
+        "() => window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})"
+    )
+    b.page.wait_for_function(
+        "drawn => Number(document.querySelector('[data-drawn]').dataset.drawn) > drawn",
+        arg=int(drawn),
+    )  # in the colours of the theme
     b.picture("masks_dark")
-    b.page.evaluate("() => window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Light'})")
+    b.page.evaluate(
+        "() => window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Light'})"
+    )
 
 
-VIEWS = """from scdnet.widgets import ViewExplorer
+VIEWS = """from scdnet.viz.explorers import ViewExplorer
 explorer = ViewExplorer(draw=2)
 explorer"""
 CLUES = """import numpy as np, pandas as pd
-from scdnet.widgets import ClueExplorer
-from scdnet.synthetic import sample_clip
+from scdnet.viz.explorers import ClueExplorer
+from scdnet.data.mannequin.perform import sample_clip
 rng = np.random.default_rng(0)
 about = pd.DataFrame({"class": ["waving", "clapping"] * 8, "subject": np.arange(16) // 2})
 clips = [sample_clip(action) for action in (23, 10)] * 8
@@ -323,7 +416,10 @@ def test_a_step_is_taken_out_of_the_views(book):
     b.page.get_by_role("checkbox", name="shear").focus()
     b.page.keyboard.press("Space")
     b.page.get_by_text("no shear").first.wait_for()
-    assert b.page.locator(".scdnet canvas").count() == 14 and b.python("print(hash(explorer.player.points))") != before
+    assert (
+        b.page.locator(".scdnet canvas").count() == 14
+        and b.python("print(hash(explorer.player.points))") != before
+    )
     b.page.get_by_role("button", name="new draw").press("Enter")
     b.says("print(explorer.draw.value)", "3")
     b.picture("views")
@@ -340,8 +436,8 @@ def test_the_maps_of_both_clues_are_linked(book):
     before = right.evaluate("canvas => canvas.toDataURL()")
     left.click(position={"x": x, "y": y})
     b.says("print(explorer.picked)", "[3]")
-    assert right.evaluate("canvas => canvas.toDataURL()") != before      # the other map knows
-    b.page.locator(".stage canvas").wait_for()                           # and the clip plays
+    assert right.evaluate("canvas => canvas.toDataURL()") != before  # the other map knows
+    b.page.locator(".stage canvas").wait_for()  # and the clip plays
     assert b.page.locator(".stage figcaption").text_content() == "clapping, subject 1"
     box = left.bounding_box()
     b.page.mouse.move(box["x"] + 2, box["y"] + 2)
@@ -371,7 +467,9 @@ VIEW = "application/vnd.jupyter.widget-view+json"
 @pytest.mark.parametrize("name", ["20_masking", "69_player", "69_widgets"])
 def test_a_notebook_from_top_to_bottom(book, name):
     b = book(ROOT / "nbs" / f"{name}.ipynb")
-    assert b.page.evaluate(SCROLL, "image/png") and not b.page.evaluate(SCROLL, VIEW)      # stored: pictures, which need no kernel
+    assert b.page.evaluate(SCROLL, "image/png") and not b.page.evaluate(
+        SCROLL, VIEW
+    )  # stored: pictures, which need no kernel
     b.page.locator(".jp-OutputArea img").first.wait_for()
     assert b.run() == []
     assert b.page.evaluate(SCROLL, VIEW)

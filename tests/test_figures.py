@@ -1,4 +1,5 @@
 """Figures: labels that do not touch each other, files that come out the same, what is left out, and mistakes that are told in one line."""
+
 import json
 import shutil
 from dataclasses import asdict
@@ -13,65 +14,114 @@ from commands import assert_mistake, scdnet, tree
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from small import TINY, random_walks
 
-from scdnet.figures import METHODS, confusion_figure, encoded, figure1, gain_figure, label_rows, labels_figure, most_confused, paper_label_rows, radar, short
-from scdnet.files import shipped
-from scdnet.linear import class_by_class
-from scdnet.pretrain import pretrain
-from scdnet.results import Result
-from scdnet.skeleton import KINECT20
-from scdnet.store import SkeletonStore
+from scdnet.paper.album import encoded
+from scdnet.paper.figures import (
+    METHODS,
+    confusion_figure,
+    figure1,
+    gain_figure,
+    label_rows,
+    labels_figure,
+    most_confused,
+    paper_label_rows,
+    radar,
+    short,
+)
+from scdnet.utils.files import shipped
+from scdnet.evaluation.metrics import class_by_class
+from scdnet.training.pretrain import pretrain
+from scdnet.utils.records import Result
+from scdnet.data.layouts import KINECT20
+from scdnet.data.store import SkeletonStore
 
 ACTIONS = pd.read_csv(shipped("class_names.csv")).query("dataset == 'ntu'")["name"].tolist()
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    return random_walks(tmp_path_factory.mktemp("figures") / "store", half=(slice(16), slice(16, 32)), other=(slice(8, 24), slice(8)))
+    return random_walks(
+        tmp_path_factory.mktemp("figures") / "store",
+        half=(slice(16), slice(16, 32)),
+        other=(slice(8, 24), slice(8)),
+    )
 
 
 @pytest.fixture(scope="module")
 def bare(store, tmp_path_factory):
     """A run that nobody has judged."""
-    return pretrain(store, "half", TINY, tmp_path_factory.mktemp("bare") / "run", preset="demo", progress=False)
+    return pretrain(
+        store, "half", TINY, tmp_path_factory.mktemp("bare") / "run", preset="demo", progress=False
+    )
 
 
 @pytest.fixture(scope="module")
 def judged(store, bare, tmp_path_factory):
     """The same run with results."""
     run = shutil.copytree(bare, tmp_path_factory.mktemp("judged") / "run")
-    for words in (["linear", "--epochs", "3"], ["finetune", "--epochs", "1"], ["semi", "--epochs", "1", "--fraction", "0.5", "--draws", "2"],
-                  ["knn", "--no-baselines"]):
-        done = scdnet("evaluate", words[0], "--run", run, "--store", store.path, "--split", "half", *words[1:])
+    for words in (
+        ["linear", "--epochs", "3"],
+        ["finetune", "--epochs", "1"],
+        ["semi", "--epochs", "1", "--fraction", "0.5", "--draws", "2"],
+        ["knn", "--no-baselines"],
+    ):
+        done = scdnet(
+            "evaluate", words[0], "--run", run, "--store", store.path, "--split", "half", *words[1:]
+        )
         assert done.returncode == 0, done.stderr
     return run
 
 
 # pictures
 
+
 def boxes(texts, figure):
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     renderer = canvas.get_renderer()
-    return [(t.get_text(), t.get_window_extent(renderer)) for t in texts if t.get_visible() and t.get_text().strip()]
+    return [
+        (t.get_text(), t.get_window_extent(renderer))
+        for t in texts
+        if t.get_visible() and t.get_text().strip()
+    ]
 
 
 def touching(texts, figure):
     """Pairs of texts whose boxes overlap by more than a pixel."""
-    return [(a, b) for (a, p), (b, q) in combinations(boxes(texts, figure), 2)
-            if min(p.x1, q.x1) - max(p.x0, q.x0) > 1 and min(p.y1, q.y1) - max(p.y0, q.y0) > 1]
+    return [
+        (a, b)
+        for (a, p), (b, q) in combinations(boxes(texts, figure), 2)
+        if min(p.x1, q.x1) - max(p.x0, q.x0) > 1 and min(p.y1, q.y1) - max(p.y0, q.y0) > 1
+    ]
 
 
 def guesses(classes, clips=20, right=0.6):
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(len(classes)), clips)
-    return class_by_class(torch.tensor(np.where(rng.random(len(labels)) < right, labels, rng.integers(0, len(classes), len(labels)))), torch.tensor(labels), classes)
+    return class_by_class(
+        torch.tensor(
+            np.where(
+                rng.random(len(labels)) < right, labels, rng.integers(0, len(classes), len(labels))
+            )
+        ),
+        torch.tensor(labels),
+        classes,
+    )
 
 
 @pytest.mark.parametrize("classes", [10, 24, 60, 120])
 def test_names_beside_a_matrix_do_not_touch(classes):
     figure = confusion_figure(guesses(ACTIONS[-classes:])["confusion"], "a title")
     left, right = figure.axes[:2]
-    texts = [*left.get_xticklabels(), *left.get_yticklabels(), left.title, left.xaxis.label, *right.texts, right.xaxis.label, *right.get_xticklabels(), *figure.texts]
+    texts = [
+        *left.get_xticklabels(),
+        *left.get_yticklabels(),
+        left.title,
+        left.xaxis.label,
+        *right.texts,
+        right.xaxis.label,
+        *right.get_xticklabels(),
+        *figure.texts,
+    ]
     assert not touching(texts, figure)
     assert all(0 <= box.x0 and box.x1 <= figure.bbox.width + 1 for _, box in boxes(texts, figure))
 
@@ -79,7 +129,9 @@ def test_names_beside_a_matrix_do_not_touch(classes):
 @pytest.mark.parametrize("classes", [2, 10, 24, 60, 120])
 def test_names_beside_gains_do_not_touch(classes):
     rng = np.random.default_rng(0)
-    before, after = (dict(zip(ACTIONS[-classes:], rng.integers(0, 101, classes).astype(float))) for _ in range(2))
+    before, after = (
+        dict(zip(ACTIONS[-classes:], rng.integers(0, 101, classes).astype(float))) for _ in range(2)
+    )
     figure = gain_figure(after, before, "a title")
     axis = figure.axes[0]
     texts = [*axis.get_yticklabels(), *axis.texts, axis.title]
@@ -87,17 +139,38 @@ def test_names_beside_gains_do_not_touch(classes):
     assert all(0 <= box.x0 and box.x1 <= figure.bbox.width + 1 for _, box in boxes(texts, figure))
 
 
-@pytest.mark.parametrize("results", [[], [Result("knn", "NTU-60", "xsub", 12.0, recipe="demo --epochs 110 --batch-size 32 --encoder.width 256")]], ids=["paper", "ours"])
+@pytest.mark.parametrize(
+    "results",
+    [
+        [],
+        [
+            Result(
+                "knn",
+                "NTU-60",
+                "xsub",
+                12.0,
+                recipe="demo --epochs 110 --batch-size 32 --encoder.width 256",
+            )
+        ],
+    ],
+    ids=["paper", "ours"],
+)
 def test_names_of_tasks_do_not_touch(results):
     figure = figure1(pd.DataFrame([asdict(result) | {"file": ""} for result in results]))
     axis = figure.axes[0]
-    assert not touching([*axis.texts, *axis.get_yticklabels(), *figure.legends[0].get_texts()], figure)
-    assert len(axis.lines) == len(METHODS) + len(results) and axis.get_ylim()[0] == (0 if results else 40)
+    assert not touching(
+        [*axis.texts, *axis.get_yticklabels(), *figure.legends[0].get_texts()], figure
+    )
+    assert len(axis.lines) == len(METHODS) + len(results) and axis.get_ylim()[0] == (
+        0 if results else 40
+    )
 
 
 def test_a_radar_of_zeros_and_of_hundreds():
     assert radar(pd.DataFrame({"a": [0.0, 0, 0]}, index=list("xyz"))).axes[0].get_ylim() == (0, 100)
-    assert radar(pd.DataFrame({"a": [100.0, 100, 100]}, index=list("xyz"))).axes[0].get_ylim()[0] < 100
+    assert (
+        radar(pd.DataFrame({"a": [100.0, 100, 100]}, index=list("xyz"))).axes[0].get_ylim()[0] < 100
+    )
 
 
 def test_nothing_confused():
@@ -109,18 +182,40 @@ def test_nothing_confused():
 def test_a_guess_that_is_no_class_of_the_test_side():
     found = {"a": {"c": 2, "a": 1}, "b": {"b": 1}}
     assert most_confused(found).iloc[0].tolist() == ["a", "c", 2, pytest.approx(200 / 3)]
-    assert [t.get_text() for t in confusion_figure(found).axes[0].get_xticklabels()] == ["1", "2", "3"]
+    assert [t.get_text() for t in confusion_figure(found).axes[0].get_xticklabels()] == [
+        "1",
+        "2",
+        "3",
+    ]
 
 
-@pytest.mark.parametrize("name, said", [("drop", "drop"), ("standing up (from sitting position)", "standing up"), ("(odd)", "(odd)"), ("x" * 40, "x" * 25 + "…")])
+@pytest.mark.parametrize(
+    "name, said",
+    [
+        ("drop", "drop"),
+        ("standing up (from sitting position)", "standing up"),
+        ("(odd)", "(odd)"),
+        ("x" * 40, "x" * 25 + "…"),
+    ],
+)
 def test_short_names(name, said):
     assert short(name) == said
 
 
 def test_the_curve_of_labels_survives_a_single_draw():
-    result = {"protocol": "semi", "split": "xsub", "top1": 50.0, "top1_std": None, "fraction": 0.1, "store": {"name": "mine"}}
+    result = {
+        "protocol": "semi",
+        "split": "xsub",
+        "top1": 50.0,
+        "top1_std": None,
+        "fraction": 0.1,
+        "store": {"name": "mine"},
+    }
     rows = label_rows([result])
-    assert rows[["line", "share", "top1"]].to_numpy().tolist() == [["pretrained", 10, 50]] and rows["std"].isna().all()
+    assert (
+        rows[["line", "share", "top1"]].to_numpy().tolist() == [["pretrained", 10, 50]]
+        and rows["std"].isna().all()
+    )
     assert len(labels_figure(pd.concat([rows, paper_label_rows()])).axes) == 3
 
 
@@ -133,13 +228,25 @@ def test_the_same_picture_is_the_same_bytes(kind):
 
 # the command
 
+
 def test_a_run_without_results(bare, store, tmp_path):
     done = scdnet("figures", "--run", bare, "--store", store.path, "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
-    left_out = [line.removeprefix("left out: ") for line in done.stdout.splitlines() if line.startswith("left out: ")]
-    assert [reason.split()[0].strip(":,") for reason in left_out][:4] == ["labels", "confusion", "figure4", "neighbours"]
+    left_out = [
+        line.removeprefix("left out: ")
+        for line in done.stdout.splitlines()
+        if line.startswith("left out: ")
+    ]
+    assert [reason.split()[0].strip(":,") for reason in left_out][:4] == [
+        "labels",
+        "confusion",
+        "figure4",
+        "neighbours",
+    ]
     assert f"scdnet evaluate semi --run {bare} --store {store.path} --split half" in done.stdout
-    assert {"figure1.png", "index.html"} <= set(tree(tmp_path / "out")) and not list((tmp_path / "out").glob("confusion*"))
+    assert {"figure1.png", "index.html"} <= set(tree(tmp_path / "out")) and not list(
+        (tmp_path / "out").glob("confusion*")
+    )
 
 
 def test_a_judged_run(judged, store, tmp_path):
@@ -147,43 +254,120 @@ def test_a_judged_run(judged, store, tmp_path):
     done = scdnet("figures", "--run", judged, "--store", store.path, "--out", out, "--svg")
     assert done.returncode == 0, done.stderr
     made = {name.removesuffix(".png") for name in tree(out) if name.endswith(".png")}
-    assert {"labels", "confusion-linear-half", "gain-linear-half", "confusion-semi-50-half", "gain-finetune-half", "confusion-knn-half"} <= made
-    assert "gain-knn-half" not in made and "gain-knn-half: eval/knn-half.json holds no untrained baseline" in done.stdout
+    assert {
+        "labels",
+        "confusion-linear-half",
+        "gain-linear-half",
+        "confusion-semi-50-half",
+        "gain-finetune-half",
+        "confusion-knn-half",
+    } <= made
+    assert (
+        "gain-knn-half" not in made
+        and "gain-knn-half: eval/knn-half.json holds no untrained baseline" in done.stdout
+    )
     assert {f"{name}.svg" for name in made} == {name for name in tree(out) if name.endswith(".svg")}
     page = (out / "index.html").read_text()
-    assert page.count("<img ") == len(made) and "scdnet figures --run" in page and "left out" in page
+    assert (
+        page.count("<img ") == len(made) and "scdnet figures --run" in page and "left out" in page
+    )
 
     before = (out / "index.html").read_bytes()
-    assert_mistake(scdnet("figures", "--run", judged, "--store", store.path, "--out", out), out, "--overwrite")
+    assert_mistake(
+        scdnet("figures", "--run", judged, "--store", store.path, "--out", out), out, "--overwrite"
+    )
     assert (out / "index.html").read_bytes() == before
-    done = scdnet("figures", "--run", judged, "--store", store.path, "--out", out, "--overwrite", "--split", "other")
-    assert done.returncode == 0 and not list(out.glob("*.svg")) and not list(out.glob("confusion*")), done.stderr
+    done = scdnet(
+        "figures",
+        "--run",
+        judged,
+        "--store",
+        store.path,
+        "--out",
+        out,
+        "--overwrite",
+        "--split",
+        "other",
+    )
+    assert (
+        done.returncode == 0 and not list(out.glob("*.svg")) and not list(out.glob("confusion*"))
+    ), done.stderr
 
 
 def test_results_of_another_store_are_not_drawn(judged, store, tmp_path):
     run = shutil.copytree(judged, tmp_path / "run")
     for path in (run / "eval").glob("*.json"):
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"store": {"name": "far", "dataset": "NTU-60", "digest": "other"}}))
+        path.write_text(
+            json.dumps(
+                json.loads(path.read_text())
+                | {"store": {"name": "far", "dataset": "NTU-60", "digest": "other"}}
+            )
+        )
     done = scdnet("figures", "--run", run, "--store", store.path, "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
-    assert not list((tmp_path / "out").glob("confusion*")) and "no result on split half of this store" in done.stdout
+    assert (
+        not list((tmp_path / "out").glob("confusion*"))
+        and "no result on split half of this store" in done.stdout
+    )
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"protocol": "linear"}', '{"protocol": "semi", "split": "half", "top1": 1, "store": {"name": "x", "digest": "y"}}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"protocol": "linear"}',
+        '{"protocol": "semi", "split": "half", "top1": 1, "store": {"name": "x", "digest": "y"}}',
+    ],
+)
 def test_a_file_that_is_no_result(content, bare, store, tmp_path):
     run = shutil.copytree(bare, tmp_path / "run")
     (run / "eval").mkdir()
     (run / "eval" / "odd.json").write_text(content)
-    assert_mistake(scdnet("figures", "--run", run, "--store", store.path, "--out", tmp_path / "out"), run / "eval" / "odd.json")
+    assert_mistake(
+        scdnet("figures", "--run", run, "--store", store.path, "--out", tmp_path / "out"),
+        run / "eval" / "odd.json",
+    )
     assert not (tmp_path / "out").exists()
 
 
 def test_mistakes(bare, store, tmp_path):
     out = tmp_path / "out"
-    other = SkeletonStore.from_arrays(tmp_path / "wide", [np.ones((20, 2, 20, 3), np.float32)] * 4, [0, 1] * 2, KINECT20, names=list("abcd"),
-                                      splits={"half": (["a", "b"], ["c", "d"])})
-    assert_mistake(scdnet("figures", "--run", tmp_path / "none", "--store", store.path, "--out", out), tmp_path / "none")
-    assert_mistake(scdnet("figures", "--run", bare, "--store", store.path, "--out", out, "--split", "xsub"), "xsub", "half")
-    assert_mistake(scdnet("figures", "--run", bare, "--store", other.path, "--out", out), other.path, "2 persons")
-    assert_mistake(scdnet("figures", "--run", bare, "--store", store.path, "--out", out, "--also", tmp_path / "none"), tmp_path / "none")
+    other = SkeletonStore.from_arrays(
+        tmp_path / "wide",
+        [np.ones((20, 2, 20, 3), np.float32)] * 4,
+        [0, 1] * 2,
+        KINECT20,
+        names=list("abcd"),
+        splits={"half": (["a", "b"], ["c", "d"])},
+    )
+    assert_mistake(
+        scdnet("figures", "--run", tmp_path / "none", "--store", store.path, "--out", out),
+        tmp_path / "none",
+    )
+    assert_mistake(
+        scdnet("figures", "--run", bare, "--store", store.path, "--out", out, "--split", "xsub"),
+        "xsub",
+        "half",
+    )
+    assert_mistake(
+        scdnet("figures", "--run", bare, "--store", other.path, "--out", out),
+        other.path,
+        "2 persons",
+    )
+    assert_mistake(
+        scdnet(
+            "figures",
+            "--run",
+            bare,
+            "--store",
+            store.path,
+            "--out",
+            out,
+            "--also",
+            tmp_path / "none",
+        ),
+        tmp_path / "none",
+    )
     assert not out.exists()

@@ -1,4 +1,5 @@
 """Other people's arrays (PYSKL, CTR-GCN, AGCN): round trips, bad input, and pickles that mean harm."""
+
 import contextlib
 import csv
 import gc
@@ -17,14 +18,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from scdnet import prepare
-from scdnet.cli import main
-from scdnet.files import InputError
-from scdnet.formats.arrays import Array, archive_members, load_pickle, unpad
-from scdnet.formats.base import Entry
-from scdnet.preprocess import preprocess
-from scdnet.store import SkeletonStore
-from scdnet.synthetic import MannequinConfig, synthesize
+from scdnet.data import prepare
+from scdnet.app.cli.main import main
+from scdnet.utils.files import InputError
+from scdnet.data.readers.arrays import unpad
+from scdnet.data.readers.npz import Array, archive_members
+from scdnet.data.readers.pickles import load_pickle
+from scdnet.data.readers.base import Entry
+from scdnet.data.preprocess import preprocess
+from scdnet.data.store import SkeletonStore
+from scdnet.data.mannequin.ntu_files import synthesize
+from scdnet.data.mannequin.perform import MannequinConfig
 
 
 def run(source, out, *words):
@@ -37,7 +41,11 @@ def run(source, out, *words):
 
 def assert_mistake(done, *parts):
     assert done.returncode == 2, done.stderr
-    assert done.stdout == "" and done.stderr.startswith("scdnet: ") and len(done.stderr.splitlines()) == 1, done.stderr
+    assert (
+        done.stdout == ""
+        and done.stderr.startswith("scdnet: ")
+        and len(done.stderr.splitlines()) == 1
+    ), done.stderr
     assert len(done.stderr) < 1000
     for part in parts:
         assert str(part) in done.stderr, done.stderr
@@ -50,32 +58,64 @@ def skipped(store):
 
 # the same clips in each form
 
+
 @pytest.fixture(scope="session")
 def store(tmp_path_factory):
     """Two actions of one person and one of two, by four people, prepared; one partner leaves early, one clip shows nobody for a while."""
     place = tmp_path_factory.mktemp("store")
-    synthesize(place / "raw", config=MannequinConfig(actions=(5, 7, 58), subjects=(1, 2, 3, 6)), workers=1, progress=False)
+    synthesize(
+        place / "raw",
+        config=MannequinConfig(actions=(5, 7, 58), subjects=(1, 2, 3, 6)),
+        workers=1,
+        progress=False,
+    )
     store = prepare.prepare(place / "raw", place / "first", workers=1, progress=False)
     clips = [np.array(store[i]) for i in range(len(store))]
     pair = store.labels.tolist().index(57)
     clips[pair][-9:, 1] = 0
     clips[0][20:25] = 0
     columns = {key: store.clips[key] for key in ("subject", "camera", "setup", "replication")}
-    return SkeletonStore.from_arrays(place / "store", clips, store.labels, store.skeleton, store.names, "ntu60", store.classes, columns)
+    return SkeletonStore.from_arrays(
+        place / "store",
+        clips,
+        store.labels,
+        store.skeleton,
+        store.names,
+        "ntu60",
+        store.classes,
+        columns,
+    )
 
 
 def write_pyskl(store, place):
-    sides = {f"{split}_{side}": [store.names[i] for i in rows]
-             for split in ("xsub", "xview") for side, rows in zip(("train", "val"), store.split(split))}
-    annotations = [{"frame_dir": name, "label": int(store.labels[i]), "total_frames": len(store[i]),
-                    "keypoint": np.array(store[i]).transpose(1, 0, 2, 3)} for i, name in enumerate(store.names)]
-    (place / "ntu60_3danno.pkl").write_bytes(pickle.dumps({"split": sides, "annotations": annotations}))
+    sides = {
+        f"{split}_{side}": [store.names[i] for i in rows]
+        for split in ("xsub", "xview")
+        for side, rows in zip(("train", "val"), store.split(split))
+    }
+    annotations = [
+        {
+            "frame_dir": name,
+            "label": int(store.labels[i]),
+            "total_frames": len(store[i]),
+            "keypoint": np.array(store[i]).transpose(1, 0, 2, 3),
+        }
+        for i, name in enumerate(store.names)
+    ]
+    (place / "ntu60_3danno.pkl").write_bytes(
+        pickle.dumps({"split": sides, "annotations": annotations})
+    )
 
 
 def ctrgcn_arrays(store, T=300):
     arrays = {}
     for side, rows in zip(("train", "test"), store.split("xsub")):
-        arrays[f"x_{side}"] = np.stack([np.pad(store[i], ((0, T - len(store[i])), (0, 0), (0, 0), (0, 0))).reshape(T, 150) for i in rows])
+        arrays[f"x_{side}"] = np.stack(
+            [
+                np.pad(store[i], ((0, T - len(store[i])), (0, 0), (0, 0), (0, 0))).reshape(T, 150)
+                for i in rows
+            ]
+        )
         arrays[f"y_{side}"] = np.eye(60)[store.labels[rows]]
     return arrays
 
@@ -120,27 +160,52 @@ def sides(store, split):
     return [{store.names[i] for i in side} for side in store.split(split)]
 
 
-@pytest.mark.parametrize("name, how", [(name, how) for name in WRITERS for how in ("folder", "stored", "deflated")]
-                         + [("ctrgcn", "compressed"), ("agcn", "lengths")])
+@pytest.mark.parametrize(
+    "name, how",
+    [(name, how) for name in WRITERS for how in ("folder", "stored", "deflated")]
+    + [("ctrgcn", "compressed"), ("agcn", "lengths")],
+)
 def test_round_trip(name, how, store, tmp_path):
     """Equal frames, labels and splits. Exact, as the store has no empty frames at the end and no clip of 299 frames or more."""
     place = tmp_path / "data"
     place.mkdir()
-    WRITERS[name](store, place, **{"compressed": {"save": np.savez_compressed}, "lengths": {"lengths": True}}.get(how, {}))
-    source = zipped(place, getattr(zipfile, f"ZIP_{how.upper()}")) if how in ("stored", "deflated") else place
-    back = prepare.prepare(source, tmp_path / "back", workers=2, progress=False)                # auto knows the format
-    assert back.meta["source"]["format"] == name and back.meta["source"]["found"] == len(store) == len(back)
-    assert back.meta["preparation"] == {"renormalise": False, "padding": "zeros and loops at the end removed"}
+    WRITERS[name](
+        store,
+        place,
+        **{"compressed": {"save": np.savez_compressed}, "lengths": {"lengths": True}}.get(how, {}),
+    )
+    source = (
+        zipped(place, getattr(zipfile, f"ZIP_{how.upper()}"))
+        if how in ("stored", "deflated")
+        else place
+    )
+    back = prepare.prepare(
+        source, tmp_path / "back", workers=2, progress=False
+    )  # auto knows the format
+    assert back.meta["source"]["format"] == name and back.meta["source"]["found"] == len(
+        store
+    ) == len(back)
+    assert back.meta["preparation"] == {
+        "renormalise": False,
+        "padding": "zeros and loops at the end removed",
+    }
     train, test = ([store.names[i] for i in side] for side in store.split("xsub"))
     if name == "ctrgcn":
-        called = {n: f"{side}-{i:06d}" for side, some in (("train", train), ("test", test)) for i, n in enumerate(some)}
+        called = {
+            n: f"{side}-{i:06d}"
+            for side, some in (("train", train), ("test", test))
+            for i, n in enumerate(some)
+        }
         assert back.splits == ["xsub"]
     else:
         called = {n: n for n in store.names}
         assert set(back.splits) == set(store.splits)
         for split in store.splits:
             assert sides(back, split) == sides(store, split)
-        assert back.clips.set_index("name").loc[store.names, "subject"].tolist() == store.clips["subject"].tolist()
+        assert (
+            back.clips.set_index("name").loc[store.names, "subject"].tolist()
+            == store.clips["subject"].tolist()
+        )
     assert sides(back, "xsub") == [{called[n] for n in side} for side in (train, test)]
     assert back.classes == store.classes
     for i, clip in enumerate(store.names):
@@ -157,17 +222,23 @@ def test_renormalise(name, store, tmp_path):
     WRITERS[name](store, place)
     assert run(place, tmp_path / "out", "--renormalise").returncode == 0
     back = SkeletonStore.open(tmp_path / "out")
-    assert back.meta["preparation"]["renormalise"] and back.meta["preparation"]["center"]["joint"] == 1
+    assert (
+        back.meta["preparation"]["renormalise"] and back.meta["preparation"]["center"]["joint"] == 1
+    )
     first = store.split("xsub")[0][0]
-    np.testing.assert_array_equal(back[back.names.index("train-000000" if name == "ctrgcn" else store.names[first])],
-                                  preprocess(np.array(store[first]), store.skeleton, store.persons))
+    np.testing.assert_array_equal(
+        back[back.names.index("train-000000" if name == "ctrgcn" else store.names[first])],
+        preprocess(np.array(store[first]), store.skeleton, store.persons),
+    )
 
 
 def test_agcn_in_published_order(store):
     """Padded in a loop first and centred on the first body afterwards, which hides the second body's loop."""
     clip = np.array(store[store.labels.tolist().index(57)]) + np.float32([0.3, 0.1, 3])
     clip[-9:, 1] = 0
-    moved = np.linspace(0, 1, len(clip), dtype=np.float32)[:, None, None] * np.float32([1, 0.2, 0.5])
+    moved = np.linspace(0, 1, len(clip), dtype=np.float32)[:, None, None] * np.float32(
+        [1, 0.2, 0.5]
+    )
     clip[:, 0] += moved
     centre = lambda frames: (frames - frames[:, :1, 1, None]) * frames.any(axis=-1, keepdims=True)
     back = unpad(centre(in_loop(clip)))
@@ -176,14 +247,18 @@ def test_agcn_in_published_order(store):
 
 # bad input: what is done to the fourth clip, or to the whole, and a word that the message must hold
 
+
 def change(array, at, value):
     array = np.array(array)
     array[at] = value
     return array
 
 
-PYSKL_CLIP = {                                     # the fourth annotation -> fields that change
-    "nan": (lambda a: {"keypoint": change(a["keypoint"], (0, 7, 3), np.nan)}, "annotation 3: frame 7"),
+PYSKL_CLIP = {  # the fourth annotation -> fields that change
+    "nan": (
+        lambda a: {"keypoint": change(a["keypoint"], (0, 7, 3), np.nan)},
+        "annotation 3: frame 7",
+    ),
     "joints": (lambda a: {"keypoint": a["keypoint"][:, :, :24]}, "annotation 3"),
     "bodies": (lambda a: {"keypoint": np.concatenate([a["keypoint"]] * 2)}, "--renormalise"),
     "flat": (lambda a: {"keypoint": a["keypoint"][0]}, "annotation 3"),
@@ -197,33 +272,66 @@ PYSKL_CLIP = {                                     # the fourth annotation -> fi
     "label too high": (lambda a: {"label": 5000}, "5000"),
     "label of another class": (lambda a: {"label": 11}, "11"),
 }
-PYSKL = {                                          # the content -> another content
+PYSKL = {  # the content -> another content
     "no annotations": (lambda c: c | {"annotations": []}, "no annotations"),
     "number": (lambda c: 7, "7"),
     "other keys": (lambda c: {"x": 1}, "'x'"),
     "nothing in annotations": (lambda c: c | {"annotations": [None] * 3}, "keypoint"),
-    "split on both sides": (lambda c: c | {"split": {"a_train": ["x"], "a_val": ["x"]}}, "both sides"),
+    "split on both sides": (
+        lambda c: c | {"split": {"a_train": ["x"], "a_val": ["x"]}},
+        "both sides",
+    ),
     "split of another name": (lambda c: c | {"split": {"xsub": []}}, "'xsub'"),
     "split of numbers": (lambda c: c | {"split": {"xsub_train": [1]}}, "xsub_train"),
     "list for split": (lambda c: c | {"split": [1]}, "'split'"),
     "array for split": (lambda c: c | {"split": np.zeros(3)}, "'split'"),
-    "two dimensions": (lambda c: c | {"annotations": [a | {"keypoint": a["keypoint"][..., :2]} for a in c["annotations"]]}, "2-D"),
-    "coco": (lambda c: c | {"annotations": [a | {"keypoint": a["keypoint"][:, :, :17]} for a in c["annotations"]]}, "17 joints"),
-    "objects": (lambda c: c | {"annotations": [a | {"keypoint": np.array([None])} for a in c["annotations"]]}, "O8"),
+    "two dimensions": (
+        lambda c: (
+            c
+            | {"annotations": [a | {"keypoint": a["keypoint"][..., :2]} for a in c["annotations"]]}
+        ),
+        "2-D",
+    ),
+    "coco": (
+        lambda c: (
+            c
+            | {
+                "annotations": [
+                    a | {"keypoint": a["keypoint"][:, :, :17]} for a in c["annotations"]
+                ]
+            }
+        ),
+        "17 joints",
+    ),
+    "objects": (
+        lambda c: (
+            c | {"annotations": [a | {"keypoint": np.array([None])} for a in c["annotations"]]}
+        ),
+        "O8",
+    ),
 }
-BYTES = {                                          # a file -> another file
+BYTES = {  # a file -> another file
     "truncated": lambda whole: whole[: len(whole) // 2],
     "empty": lambda whole: b"",
     "text": lambda whole: b"0 0 0\r\n" * 99,
     "utf-16": lambda whole: "\ufeffannotations".encode("utf-16"),
 }
-CTRGCN_CLIP = {                                    # the arrays -> arrays that change
+CTRGCN_CLIP = {  # the arrays -> arrays that change
     "nan": (lambda a: {"x_train": change(a["x_train"], (3, 7, 3), np.nan)}, "row 3: frame 7"),
-    "overflow": (lambda a: {"x_train": change(a["x_train"].astype(float), (3, 7, 3), 1e300)}, "row 3: frame 7"),
+    "overflow": (
+        lambda a: {"x_train": change(a["x_train"].astype(float), (3, 7, 3), 1e300)},
+        "row 3: frame 7",
+    ),
     "no label": (lambda a: {"y_train": change(a["y_train"], 3, 0)}, "row 3"),
     "two labels": (lambda a: {"y_train": change(a["y_train"], (3, slice(0, 2)), 1)}, "row 3"),
     "half a label": (lambda a: {"y_train": change(a["y_train"], 3, 0.5)}, "row 3"),
-    "label": (lambda a: {"y_train": change(a["y_train"].argmax(1), 3, -1), "y_test": a["y_test"].argmax(1)}, "row 3"),
+    "label": (
+        lambda a: {
+            "y_train": change(a["y_train"].argmax(1), 3, -1),
+            "y_test": a["y_test"].argmax(1),
+        },
+        "row 3",
+    ),
 }
 CTRGCN = {
     "joints": (lambda a: {"x_train": a["x_train"][:, :, :147]}, "147"),
@@ -237,7 +345,7 @@ CTRGCN = {
     "no rows": (lambda a: {key: value[:0] for key, value in a.items()}, "no rows"),
     "an array missing": (lambda a: {"y_test": None}, "y_test"),
 }
-AGCN_CLIP = {                                      # names and labels -> others
+AGCN_CLIP = {  # names and labels -> others
     "twice": (lambda n, y: (change(n, 3, n[0]).tolist(), y), "row 3"),
     "name": (lambda n, y: ([*n[:3], None, *n[4:]], y), "row 3"),
     "label": (lambda n, y: (n, change(y, 3, -1)), "-1"),
@@ -251,7 +359,7 @@ AGCN = {
     "no lists": (lambda n, y: ("a" * len(n), "b" * len(n)), "list"),
     "dict": (lambda n, y: {"names": n}, "two lists"),
 }
-AGCN_FRAMES_CLIP = {                               # the frames -> others
+AGCN_FRAMES_CLIP = {  # the frames -> others
     "nan": (lambda x: change(x, (3, 0, 7), np.inf), "row 3: frame 7"),
 }
 AGCN_FRAMES = {
@@ -261,14 +369,21 @@ AGCN_FRAMES = {
     "columns": (lambda x: np.asfortranarray(x), "column order"),
     "objects": (lambda x: np.array([None] * len(x)), "object"),
 }
-LENGTHS_CLIP = {"frames too many": (lambda n: change(n, 3, 301), "301"), "frames below zero": (lambda n: change(n, 3, -1), "-1")}
+LENGTHS_CLIP = {
+    "frames too many": (lambda n: change(n, 3, 301), "301"),
+    "frames below zero": (lambda n: change(n, 3, -1), "-1"),
+}
 LENGTHS = {"fewer frame counts": (lambda n: n[1:], "num_frame")}
 
 
 def damage(name, what, store, place):
     """Write a data set in which `what` is wrong; returns the word that the message must hold."""
     WRITERS[name](store, place, **({"lengths": True} if what in LENGTHS | LENGTHS_CLIP else {}))
-    file = {"pyskl": place / "ntu60_3danno.pkl", "ctrgcn": place / "NTU60_CS.npz", "agcn": place / "xsub" / "train_data_joint.npy"}[name]
+    file = {
+        "pyskl": place / "ntu60_3danno.pkl",
+        "ctrgcn": place / "NTU60_CS.npz",
+        "agcn": place / "xsub" / "train_data_joint.npy",
+    }[name]
     labels, lengths = file.with_name("train_label.pkl"), file.with_name("train_num_frame.npy")
     if what in BYTES:
         file.write_bytes(BYTES[what](file.read_bytes()))
@@ -284,7 +399,10 @@ def damage(name, what, store, place):
         file.write_bytes(pickle.dumps(content))
     elif name == "ctrgcn":
         arrays = ctrgcn_arrays(store)
-        np.savez(file, **{key: value for key, value in (arrays | how(arrays)).items() if value is not None})
+        np.savez(
+            file,
+            **{key: value for key, value in (arrays | how(arrays)).items() if value is not None},
+        )
     elif what in AGCN | AGCN_CLIP:
         labels.write_bytes(pickle.dumps(how(*pickle.loads(labels.read_bytes()))))
     elif what in LENGTHS | LENGTHS_CLIP:
@@ -294,10 +412,20 @@ def damage(name, what, store, place):
     return word
 
 
-CASES = {"pyskl": PYSKL | PYSKL_CLIP, "ctrgcn": CTRGCN | CTRGCN_CLIP,
-         "agcn": AGCN | AGCN_CLIP | AGCN_FRAMES | AGCN_FRAMES_CLIP | LENGTHS | LENGTHS_CLIP}
-ONE = [(name, what) for name, cases in {"pyskl": PYSKL_CLIP, "ctrgcn": CTRGCN_CLIP, "agcn": AGCN_CLIP | AGCN_FRAMES_CLIP | LENGTHS_CLIP}.items()
-       for what in cases]
+CASES = {
+    "pyskl": PYSKL | PYSKL_CLIP,
+    "ctrgcn": CTRGCN | CTRGCN_CLIP,
+    "agcn": AGCN | AGCN_CLIP | AGCN_FRAMES | AGCN_FRAMES_CLIP | LENGTHS | LENGTHS_CLIP,
+}
+ONE = [
+    (name, what)
+    for name, cases in {
+        "pyskl": PYSKL_CLIP,
+        "ctrgcn": CTRGCN_CLIP,
+        "agcn": AGCN_CLIP | AGCN_FRAMES_CLIP | LENGTHS_CLIP,
+    }.items()
+    for what in cases
+]
 ALL = [(name, what) for name, cases in CASES.items() for what in [*cases, *BYTES]]
 case = pytest.mark.parametrize
 
@@ -320,7 +448,10 @@ def test_skipped_and_listed(name, what, store, tmp_path):
     assert done.returncode == 0, done.stderr
     back = SkeletonStore.open(tmp_path / "store")
     rows = skipped(back)
-    assert len(back) == len(store) - 1 == back.meta["source"]["found"] - 1 and back.meta["source"]["skipped"] == len(rows) == 1
+    assert (
+        len(back) == len(store) - 1 == back.meta["source"]["found"] - 1
+        and back.meta["source"]["skipped"] == len(rows) == 1
+    )
     assert part in rows[0]["reason"] and f"{len(rows)}" in done.stdout
 
 
@@ -328,15 +459,21 @@ def test_files_that_are_missing_or_too_many(store, tmp_path):
     for name, write in WRITERS.items():
         (tmp_path / name).mkdir()
         write(store, tmp_path / name)
-    (tmp_path / "pyskl" / "b.pkl").write_bytes((tmp_path / "pyskl" / "ntu60_3danno.pkl").read_bytes())
+    (tmp_path / "pyskl" / "b.pkl").write_bytes(
+        (tmp_path / "pyskl" / "ntu60_3danno.pkl").read_bytes()
+    )
     assert_mistake(run(tmp_path / "pyskl", tmp_path / "store"), "b.pkl", "expected one")
-    (tmp_path / "ctrgcn" / "NTU60_CV.npz").write_bytes((tmp_path / "ctrgcn" / "NTU60_CS.npz").read_bytes())
+    (tmp_path / "ctrgcn" / "NTU60_CV.npz").write_bytes(
+        (tmp_path / "ctrgcn" / "NTU60_CS.npz").read_bytes()
+    )
     assert_mistake(run(tmp_path / "ctrgcn", tmp_path / "store"), "NTU60_CV", "expected one")
     write_agcn(store, tmp_path / "agcn", "xview")
     assert_mistake(run(tmp_path / "agcn", tmp_path / "store"), "xsub", "xview", "expected one")
     (tmp_path / "agcn" / "xsub" / "train_label.pkl").unlink()
     assert_mistake(run(tmp_path / "agcn" / "xsub", tmp_path / "store"), "train_label.pkl")
-    (tmp_path / "agcn" / "xview" / "val_label.pkl").write_bytes((tmp_path / "agcn" / "xview" / "val_label.pkl").read_bytes()[:-20])
+    (tmp_path / "agcn" / "xview" / "val_label.pkl").write_bytes(
+        (tmp_path / "agcn" / "xview" / "val_label.pkl").read_bytes()[:-20]
+    )
     assert_mistake(run(tmp_path / "agcn" / "xview", tmp_path / "store"), "val_label.pkl")
 
 
@@ -348,8 +485,16 @@ def test_npz_that_mean_harm(what, store, tmp_path):
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (99999999, 300, 150)}\n"
-    members |= {"bomb": {"x_train.npy": b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + bytes(10**7)},
-                "climbs": {"../../x.npy": b"x"}, "short array": {"x_train.npy": members["x_train.npy"][:-4]}}.get(what, {})
+    members |= {
+        "bomb": {
+            "x_train.npy": b"\x93NUMPY\x01\x00"
+            + struct.pack("<H", len(header))
+            + header
+            + bytes(10**7)
+        },
+        "climbs": {"../../x.npy": b"x"},
+        "short array": {"x_train.npy": members["x_train.npy"][:-4]},
+    }.get(what, {})
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for name, content in members.items():
             archive.writestr(name, content)
@@ -404,10 +549,15 @@ def test_hostile_zips(name, store, tmp_path):
         info = max(archive.infolist(), key=lambda i: i.compress_size)
         archive.writestr("../../evil.npy", b"")
     middle = info.header_offset + info.compress_size // 2
-    (tmp_path / "damaged.zip").write_bytes(whole[:middle] + bytes(50) + whole[middle + 50:])
+    (tmp_path / "damaged.zip").write_bytes(whole[:middle] + bytes(50) + whole[middle + 50 :])
     (tmp_path / "locked.zip").write_bytes(encrypted(whole))
     before = sorted(p.name for p in tmp_path.iterdir())
-    for file, part in {"cut": "zip", "climbs": "outside", "damaged": "damaged.zip/deep", "locked": "encrypted"}.items():
+    for file, part in {
+        "cut": "zip",
+        "climbs": "outside",
+        "damaged": "damaged.zip/deep",
+        "locked": "encrypted",
+    }.items():
         assert_mistake(run(tmp_path / f"{file}.zip", tmp_path / "store"), f"{file}.zip", part)
     assert sorted(p.name for p in tmp_path.iterdir()) == before
 
@@ -465,7 +615,7 @@ def test_files_are_closed(tmp_path):
 
 MEMORY = """
 import re, sys
-from scdnet.prepare import prepare
+from scdnet.data.prepare import prepare
 store = prepare(sys.argv[1], sys.argv[2], workers=1, progress=False)
 print(len(store), re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1])
 """
@@ -477,17 +627,26 @@ def test_memory_is_less_than_the_file(tmp_path):
     rows, row = 3000, np.zeros((3, 300, 25, 2), np.float32)
     row[:, :2] = 1
     with open(tmp_path / "train_data_joint.npy", "wb") as file:
-        np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (rows, *row.shape)})
+        np.lib.format.write_array_header_1_0(
+            file, {"descr": "<f4", "fortran_order": False, "shape": (rows, *row.shape)}
+        )
         start = file.tell()
         for i in range(0, rows, 10):
             file.seek(start + i * row.nbytes)
             file.write(row.tobytes())
         file.truncate(start + rows * row.nbytes)
-    (tmp_path / "train_label.pkl").write_bytes(pickle.dumps(([f"clip{i}" for i in range(rows)], [i % 7 for i in range(rows)])))
-    done = subprocess.run([sys.executable, "-c", MEMORY, tmp_path, tmp_path / "store"], capture_output=True, text=True, timeout=120)
+    (tmp_path / "train_label.pkl").write_bytes(
+        pickle.dumps(([f"clip{i}" for i in range(rows)], [i % 7 for i in range(rows)]))
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY, tmp_path, tmp_path / "store"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
     count, peak = map(int, done.stdout.split())
-    assert count == rows / 10 and peak < 300_000, done.stdout                                 # kB
+    assert count == rows / 10 and peak < 300_000, done.stdout  # kB
 
 
 # pickles that mean harm
@@ -507,14 +666,34 @@ class Calls:
 
 def text(module, name, *arguments):
     """A pickle in text: fetch and call."""
-    return f"c{module}\n{name}\n(".encode() + b"".join(pickle.dumps(a, 0)[:-1] for a in arguments) + b"tR."
+    return (
+        f"c{module}\n{name}\n(".encode()
+        + b"".join(pickle.dumps(a, 0)[:-1] for a in arguments)
+        + b"tR."
+    )
 
 
-def array_state(shape, code, content, dtype_state=(3, "<", None, None, None, -1, -1, 0), twice=False):
+def array_state(
+    shape, code, content, dtype_state=(3, "<", None, None, None, -1, -1, 0), twice=False
+):
     """An array in the way of protocol 2, with any state."""
     body = lambda value: pickle.dumps(value, 2)[2:-1]
-    build = b"(K\x01" + body(shape) + b"cnumpy\ndtype\n" + body((code, False, True)) + b"R" + body(dtype_state) + b"b\x89" + content + b"tb"
-    return b"\x80\x02cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R" + build * (2 if twice else 1) + b"."
+    build = (
+        b"(K\x01"
+        + body(shape)
+        + b"cnumpy\ndtype\n"
+        + body((code, False, True))
+        + b"R"
+        + body(dtype_state)
+        + b"b\x89"
+        + content
+        + b"tb"
+    )
+    return (
+        b"\x80\x02cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
+        + build * (2 if twice else 1)
+        + b"."
+    )
 
 
 def raw(content):
@@ -583,8 +762,12 @@ HOSTILE = {
     "masked": pickle.dumps(np.ma.zeros(3)),
     "pointers": array_state((1,), "O8", raw(b"\x41" * 8), (3, "|", None, None, None, -1, -1, 0)),
     "void": array_state((1,), "V8", raw(b"\x41" * 8)),
-    "type with columns": array_state((1,), "f8", raw(b"\x41" * 8), (3, "<", None, ("a",), {"a": 1}, 8, 8, 0)),
-    "type of parts": array_state((1,), "f8", raw(b"\x41" * 8), (3, "<", (1, 2), None, None, -1, -1, 0)),
+    "type with columns": array_state(
+        (1,), "f8", raw(b"\x41" * 8), (3, "<", None, ("a",), {"a": 1}, 8, 8, 0)
+    ),
+    "type of parts": array_state(
+        (1,), "f8", raw(b"\x41" * 8), (3, "<", (1, 2), None, None, -1, -1, 0)
+    ),
     "type without a state": array_state((1,), "f8", raw(b"\x41" * 8), 7),
     "type of many": array_state((1,), "8f8", raw(b"\x41" * 64)),
     "long type": array_state((1,), "U999999999", raw(b"")),
@@ -607,10 +790,22 @@ HOSTILE = {
     "bytes by number": text("builtins", "bytes", 10**12),
     "set of a number": text("builtins", "set", 10**12),
     "long number": b"L" + b"9" * 10**5 + b"L\n.",
-    "encoded again and again": (b"\x80\x02c_codecs\nencode\nq\x00X" + struct.pack("<I", 10**5) + b"a" * 10**5 + b"q\x01U\x06latin1q\x02]("
-                                + b"h\x00h\x01h\x02\x86R" * 10**4 + b"e."),
-    "turned again and again": (b"\x80\x03B" + struct.pack("<I", 10**5) + bytes(10**5) + b"q\x01]("
-                               + array_state((25000,), ">f4", b"h\x01", (3, ">", None, None, None, -1, -1, 0))[2:-1] * 3000 + b"e."),
+    "encoded again and again": (
+        b"\x80\x02c_codecs\nencode\nq\x00X"
+        + struct.pack("<I", 10**5)
+        + b"a" * 10**5
+        + b"q\x01U\x06latin1q\x02]("
+        + b"h\x00h\x01h\x02\x86R" * 10**4
+        + b"e."
+    ),
+    "turned again and again": (
+        b"\x80\x03B"
+        + struct.pack("<I", 10**5)
+        + bytes(10**5)
+        + b"q\x01]("
+        + array_state((25000,), ">f4", b"h\x01", (3, ">", None, None, None, -1, -1, 0))[2:-1] * 3000
+        + b"e."
+    ),
     "stack underflow": b"\x80\x02R.",
     "no stop": b"\x80\x02N",
     "nothing": b"\x80\x02.",
@@ -632,10 +827,14 @@ def test_hostile_pickle(what, tmp_path, monkeypatch):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert_mistake(run("a.pkl", "store"), "a.pkl")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.pkl"]
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000                       # kB
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # kB
 
 
-@case("what", ["os.system", "exec", "function changed", "pointers", "memory of places"], ids=lambda v: v.replace(" ", "-"))
+@case(
+    "what",
+    ["os.system", "exec", "function changed", "pointers", "memory of places"],
+    ids=lambda v: v.replace(" ", "-"),
+)
 def test_hostile_labels(what, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.save("train_data_joint.npy", np.zeros((1, 3, 2, 25, 2), np.float32))
@@ -645,15 +844,26 @@ def test_hostile_labels(what, tmp_path, monkeypatch):
 
 
 def test_a_refused_global_is_named(tmp_path):
-    for what, wanted in {"os.system": "os.system", "subprocess": "subprocess.Popen", "dotted": "numpy.ndarray.tofile",
-                         "runstring": "numpy.testing.runstring"}.items():
+    for what, wanted in {
+        "os.system": "os.system",
+        "subprocess": "subprocess.Popen",
+        "dotted": "numpy.ndarray.tofile",
+        "runstring": "numpy.testing.runstring",
+    }.items():
         (tmp_path / "a.pkl").write_bytes(HOSTILE[what])
-        assert_mistake(run(tmp_path / "a.pkl", tmp_path / "store"), wanted, "expected only NumPy arrays")
+        assert_mistake(
+            run(tmp_path / "a.pkl", tmp_path / "store"), wanted, "expected only NumPy arrays"
+        )
 
 
 def test_pickles_cut_anywhere(store, tmp_path):
     """Every beginning of a good file is refused in one line; so is every file with one byte changed, or it is read."""
-    content = {"split": {"a_train": ["x"]}, "annotations": [{"frame_dir": "x", "label": np.int64(3), "keypoint": np.ones((1, 2, 1, 3), np.float16)}]}
+    content = {
+        "split": {"a_train": ["x"]},
+        "annotations": [
+            {"frame_dir": "x", "label": np.int64(3), "keypoint": np.ones((1, 2, 1, 3), np.float16)}
+        ],
+    }
     entry = Entry(str(tmp_path / "a.pkl"))
     rng = np.random.default_rng(0)
     for protocol in (2, 4):
@@ -663,12 +873,25 @@ def test_pickles_cut_anywhere(store, tmp_path):
             with pytest.raises(InputError):
                 load_pickle(entry)
         for place in range(len(whole)):
-            Path(entry.path).write_bytes(whole[:place] + bytes([rng.integers(256)]) + whole[place + 1:])
+            Path(entry.path).write_bytes(
+                whole[:place] + bytes([rng.integers(256)]) + whole[place + 1 :]
+            )
             with contextlib.suppress(InputError):
                 load_pickle(entry)
 
 
 def test_the_tests_are_pickles():
     """Those that are meant to run would run: the reader is what stops them."""
-    for what in ("os.system", "eval", "exec", "subprocess", "dotted", "codecs", "function changed", "objects in an array", "instance", "object"):
+    for what in (
+        "os.system",
+        "eval",
+        "exec",
+        "subprocess",
+        "dotted",
+        "codecs",
+        "function changed",
+        "objects in an array",
+        "instance",
+        "object",
+    ):
         assert list(pickletools.genops(HOSTILE[what]))[-1][0].name == "STOP"

@@ -2,6 +2,7 @@
 
 `python tools/fuzz.py all --out data/trust/fuzz.json` tries thousands. What was found by thinking stands in test_attacks.py.
 """
+
 import importlib.util
 import sys
 from pathlib import Path
@@ -10,14 +11,21 @@ import pytest
 from commands import assert_mistake, scdnet
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from scdnet.files import InputError
+from scdnet.utils.files import InputError
 
-spec = importlib.util.spec_from_file_location("fuzz", Path(__file__).parents[1] / "tools" / "fuzz.py")
+spec = importlib.util.spec_from_file_location(
+    "fuzz", Path(__file__).parents[1] / "tools" / "fuzz.py"
+)
 fuzz = sys.modules["fuzz"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(fuzz)
 
-COUNT = {"official": 40, "run": 25, "checkpoint": 60}                            # slower than the others
-many = {"deadline": None, "derandomize": True, "database": None, "suppress_health_check": list(HealthCheck)}
+COUNT = {"official": 40, "run": 25, "checkpoint": 60}  # slower than the others
+many = {
+    "deadline": None,
+    "derandomize": True,
+    "database": None,
+    "suppress_health_check": list(HealthCheck),
+}
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +39,7 @@ def cases(tmp_path_factory):
             folder.mkdir()
             made[name] = fuzz.READERS[name](folder)
         return made[name]
+
     return get
 
 
@@ -47,7 +56,7 @@ def read(case, seed, name):
 @pytest.mark.parametrize("name", fuzz.READERS)
 def test_reader(name, cases):
     case, outcomes = cases(name), []
-    assert all(case.read(case.folder, file) for file in case.files)             # undamaged
+    assert all(case.read(case.folder, file) for file in case.files)  # undamaged
 
     @settings(max_examples=COUNT.get(name, 100), **many)
     @given(seed=st.integers(0, 2**32))
@@ -55,15 +64,18 @@ def test_reader(name, cases):
         outcomes.append(read(case, seed, name))
 
     check()
-    assert outcomes.count(False) > len(outcomes) / 10                             # the damage is felt
+    assert outcomes.count(False) > len(outcomes) / 10  # the damage is felt
 
 
 def test_a_careless_reader_is_found(cases, monkeypatch):
     """The net holds: a reader that takes any number for a coordinate, and one that loses a good clip."""
-    from scdnet import prepare as module
+    from scdnet.data import prepare as module
 
     case = cases("nwucla")
-    monkeypatch.setattr("scdnet.formats.nwucla._frames", lambda skeletons, where: __import__("numpy").array(skeletons, "f4"))
+    monkeypatch.setattr(
+        "scdnet.data.readers.nwucla._frames",
+        lambda skeletons, where: __import__("numpy").array(skeletons, "f4"),
+    )
     with pytest.raises(Exception) as caught:
         for seed in range(400):
             read(case, seed, "nwucla")
@@ -95,7 +107,15 @@ def test_command_line(tmp_path, monkeypatch):
     assert 5 < outcomes.count(True) < len(outcomes)
 
 
-@pytest.mark.parametrize("words", ["synthesize --out new --seed -1", "synthesize --out new --workers -1", "synthesize --out new --format pku --workers 0", "demo --out new --seed -1"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "synthesize --out new --seed -1",
+        "synthesize --out new --workers -1",
+        "synthesize --out new --format pku --workers 0",
+        "demo --out new --seed -1",
+    ],
+)
 def test_found_by_fuzzing(words, tmp_path):
     """Command lines that once gave a traceback."""
     assert_mistake(scdnet(*words.split(), cwd=tmp_path), "expected")

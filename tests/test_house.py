@@ -1,4 +1,5 @@
 """The house around the package: what an import costs, what the wheel holds, what the files promise each other."""
+
 import ast
 import configparser
 import json
@@ -24,8 +25,12 @@ BIN = Path(sys.executable).parent
 
 
 def pins(file):
-    lines = [line for line in (ROOT / file).read_text().splitlines() if line and not line.startswith("#")]
-    found = {canonicalize_name(name): version for name, version in (line.split("==") for line in lines)}
+    lines = [
+        line for line in (ROOT / file).read_text().splitlines() if line and not line.startswith("#")
+    ]
+    found = {
+        canonicalize_name(name): version for name, version in (line.split("==") for line in lines)
+    }
     assert len(found) == len(lines), "a package is there twice"
     return found
 
@@ -46,19 +51,34 @@ def brought_by(wanted):
 
 
 def python(code, **kwargs):
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, **kwargs)
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, **kwargs
+    )
 
 
 def test_import_is_light():
-    heavy = {"matplotlib", "pandas", "sklearn", "seaborn", "scipy", "IPython", "ipywidgets", "tyro", "nbdev", "fastcore"}
+    heavy = {
+        "matplotlib",
+        "pandas",
+        "sklearn",
+        "seaborn",
+        "scipy",
+        "IPython",
+        "ipywidgets",
+        "tyro",
+        "nbdev",
+        "fastcore",
+    }
     shown = python("import scdnet, sys; print(*{m.split('.')[0] for m in sys.modules})")
     assert shown.returncode == 0, shown.stderr
     assert not heavy & set(shown.stdout.split())
 
 
 def test_help_does_not_import_torch():
-    shown = python("import sys\nfrom scdnet.cli import main\n"
-                   "code = main(['--help'])\nprint(code, 'torch' in sys.modules)")
+    shown = python(
+        "import sys\nfrom scdnet.app.cli.main import main\n"
+        "code = main(['--help'])\nprint(code, 'torch' in sys.modules)"
+    )
     assert shown.stdout.split()[-2:] == ["0", "False"], shown.stdout + shown.stderr
 
 
@@ -66,8 +86,18 @@ def test_one_version():
     settings = configparser.ConfigParser()
     settings.read(ROOT / "settings.ini")
     cited = re.search(r"^version: (.+)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)[1]
-    newest = re.search(r"^## \[([0-9.]+)\] - (unreleased|\d{4}-\d\d-\d\d)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[1]
-    assert {PROJECT["version"], scdnet.__version__, settings["DEFAULT"]["version"], cited, newest} == {scdnet.__version__}
+    newest = re.search(
+        r"^## \[([0-9.]+)\] - (unreleased|\d{4}-\d\d-\d\d)$",
+        (ROOT / "CHANGELOG.md").read_text(),
+        re.MULTILINE,
+    )[1]
+    assert {
+        PROJECT["version"],
+        scdnet.__version__,
+        settings["DEFAULT"]["version"],
+        cited,
+        newest,
+    } == {scdnet.__version__}
     assert re.fullmatch(r"\d+\.\d+\.\d+", scdnet.__version__)
 
 
@@ -78,7 +108,10 @@ def test_the_lock_is_whole():
 
 
 def test_the_oldest_versions_are_the_floors():
-    floors = {canonicalize_name(r.name): max(s.version for s in r.specifier) for r in map(Requirement, PROJECT["dependencies"])}
+    floors = {
+        canonicalize_name(r.name): max(s.version for s in r.specifier)
+        for r in map(Requirement, PROJECT["dependencies"])
+    }
     oldest = pins("constraints-oldest.txt")
     assert set(floors) == set(oldest)
     assert not [name for name in floors if Version(oldest[name]) != Version(floors[name])]
@@ -86,13 +119,33 @@ def test_the_oldest_versions_are_the_floors():
 
 def test_bill_of_materials(tmp_path):
     """As `make sbom` writes it, without the check against CycloneDX's schema, which takes twenty seconds."""
-    made = subprocess.run([BIN / "cyclonedx-py", "environment", sys.executable, "--pyproject", ROOT / "pyproject.toml", "--output-reproducible", "--no-validate",
-                           "-o", tmp_path / "sbom.json"], capture_output=True, text=True, timeout=120)
+    made = subprocess.run(
+        [
+            BIN / "cyclonedx-py",
+            "environment",
+            sys.executable,
+            "--pyproject",
+            ROOT / "pyproject.toml",
+            "--output-reproducible",
+            "--no-validate",
+            "-o",
+            tmp_path / "sbom.json",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert made.returncode == 0, made.stderr
     bill = json.loads((tmp_path / "sbom.json").read_text())
-    assert (bill["bomFormat"], bill["metadata"]["component"]["name"], bill["metadata"]["component"]["version"]) == ("CycloneDX", "scdnet", scdnet.__version__)
+    assert (
+        bill["bomFormat"],
+        bill["metadata"]["component"]["name"],
+        bill["metadata"]["component"]["version"],
+    ) == ("CycloneDX", "scdnet", scdnet.__version__)
     listed = {canonicalize_name(part["name"]): part["version"] for part in bill["components"]}
-    assert {name: metadata.version(name) for name in brought_by(PROJECT["dependencies"])}.items() <= listed.items()
+    assert {
+        name: metadata.version(name) for name in brought_by(PROJECT["dependencies"])
+    }.items() <= listed.items()
 
 
 def imports(file):
@@ -107,8 +160,13 @@ def imports(file):
 def test_nothing_is_imported_that_the_package_does_not_bring():
     homes, brought = metadata.packages_distributions(), brought_by(PROJECT["dependencies"])
     ours = sys.stdlib_module_names | {"scdnet"}
-    strangers = {(file.name, name) for file in (ROOT / "scdnet").rglob("*.py") for name in imports(file)
-                 if name not in ours and not brought & {canonicalize_name(home) for home in homes.get(name, [])}}
+    strangers = {
+        (file.name, name)
+        for file in (ROOT / "scdnet").rglob("*.py")
+        for name in imports(file)
+        if name not in ours
+        and not brought & {canonicalize_name(home) for home in homes.get(name, [])}
+    }
     assert not strangers
     assert "nbdev" not in brought and "pytest" not in brought
 
@@ -117,8 +175,23 @@ def test_nothing_is_imported_that_the_package_does_not_bring():
 def site(tmp_path_factory):
     """A folder that holds what the wheel holds, with no checkout near."""
     folder = tmp_path_factory.mktemp("wheel")
-    built = subprocess.run([sys.executable, "-m", "pip", "wheel", ROOT, "--no-deps", "--no-build-isolation", "--quiet", "-w", folder],
-                           capture_output=True, text=True, timeout=300)
+    built = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "wheel",
+            ROOT,
+            "--no-deps",
+            "--no-build-isolation",
+            "--quiet",
+            "-w",
+            folder,
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert built.returncode == 0, built.stderr
     (wheel,) = folder.glob("*.whl")
     zipfile.ZipFile(wheel).extractall(folder / "site")
@@ -127,11 +200,21 @@ def site(tmp_path_factory):
 
 def test_wheel_holds_the_data(site):
     inside = {path.relative_to(site).as_posix() for path in site.rglob("*")}
-    shipped = {f"scdnet/{p.relative_to(ROOT).as_posix()}" for p in (ROOT / "data").rglob("*") if p.is_file()}
+    shipped = {
+        f"scdnet/{p.relative_to(ROOT).as_posix()}"
+        for p in (ROOT / "data").rglob("*")
+        if p.is_file()
+    }
     assert shipped and shipped <= inside
-    assert {f"scdnet/{p.relative_to(ROOT / 'scdnet').as_posix()}" for p in (ROOT / "scdnet").rglob("*.py")} <= inside
-    assert "scdnet/py.typed" in inside                                 # or nobody's type checker looks at the annotations
-    found = python("import sys; sys.path.insert(0, '.')\nfrom scdnet.files import shipped\nprint(shipped('class_names.csv'))", cwd=site)
+    assert {
+        f"scdnet/{p.relative_to(ROOT / 'scdnet').as_posix()}"
+        for p in (ROOT / "scdnet").rglob("*.py")
+    } <= inside
+    assert "scdnet/py.typed" in inside  # or nobody's type checker looks at the annotations
+    found = python(
+        "import sys; sys.path.insert(0, '.')\nfrom scdnet.utils.files import shipped\nprint(shipped('class_names.csv'))",
+        cwd=site,
+    )
     assert str(Path("scdnet/data/class_names.csv")) in found.stdout, found.stderr
 
 
@@ -147,7 +230,7 @@ import scdnet
 names = [m.name for m in pkgutil.walk_packages(scdnet.__path__, "scdnet.") if m.name != "scdnet.__main__"]
 for name in names:
     importlib.import_module(name)
-from scdnet.cli import main
+from scdnet.app.cli.main import main
 print(len(names), scdnet.__file__, main(["demo", "--help"]))
 """
 
@@ -155,41 +238,75 @@ print(len(names), scdnet.__file__, main(["demo", "--help"]))
 def test_wheel_works_without_what_is_for_development(site):
     """Every module of the wheel is imported and the command line answers, in a process in which nothing else than the package brings can be imported."""
     homes, brought = metadata.packages_distributions(), brought_by(PROJECT["dependencies"])
-    absent = {name for name, found in homes.items() if not brought & set(map(canonicalize_name, found))} - {"scdnet"}
-    assert {"nbdev", "fastcore", "execnb", "jupyterlab", "nbconvert", "pytest"} <= absent and not {"torch", "ipywidgets"} & absent
+    absent = {
+        name for name, found in homes.items() if not brought & set(map(canonicalize_name, found))
+    } - {"scdnet"}
+    assert {"nbdev", "fastcore", "execnb", "jupyterlab", "nbconvert", "pytest"} <= absent and not {
+        "torch",
+        "ipywidgets",
+    } & absent
     shown = python(CLEAN.replace("{absent}", repr(absent)), cwd=site)
-    count, home, code = shown.stdout.split()[-3:] if shown.returncode == 0 else (0, "", shown.stderr)
+    count, home, code = (
+        shown.stdout.split()[-3:] if shown.returncode == 0 else (0, "", shown.stderr)
+    )
     assert int(count) >= 49 and Path(home).parents[1] == site and code == "0", code
 
 
 def test_ruff_finds_no_mistake():
-    for what in (["scdnet", "tests", "tools", "docs"], ["nbs", "--isolated", "--select=F", "--ignore=F811,F841"]):    # a chapter defines some things twice
-        found = subprocess.run([BIN / "ruff", "check", "--no-cache", *what], cwd=ROOT, capture_output=True, text=True)
+    for what in (
+        ["scdnet", "tests", "tools", "docs"],
+        ["nbs", "--isolated", "--select=F", "--ignore=F811,F841"],
+    ):  # a chapter defines some things twice
+        found = subprocess.run(
+            [BIN / "ruff", "check", "--no-cache", *what], cwd=ROOT, capture_output=True, text=True
+        )
         assert found.returncode == 0, found.stdout + found.stderr
 
 
 def test_mypy_finds_no_mistake(tmp_path):
-    found = subprocess.run([BIN / "mypy", "--cache-dir", tmp_path], cwd=ROOT, capture_output=True, text=True)
+    found = subprocess.run(
+        [BIN / "mypy", "--cache-dir", tmp_path], cwd=ROOT, capture_output=True, text=True
+    )
     assert found.returncode == 0, found.stdout + found.stderr
 
 
 def bare(function):
     """Which parameters of a function, and whether its result, have no annotation."""
     named = function.args
-    all_of_them = [*named.posonlyargs, *named.args, *named.kwonlyargs, *filter(None, (named.vararg, named.kwarg))]
+    all_of_them = [
+        *named.posonlyargs,
+        *named.args,
+        *named.kwonlyargs,
+        *filter(None, (named.vararg, named.kwarg)),
+    ]
     result = [] if function.returns or function.name == "__init__" else ["its result"]
-    return [a.arg for a in all_of_them if not a.annotation and a.arg not in ("self", "cls")] + result
+    return [
+        a.arg for a in all_of_them if not a.annotation and a.arg not in ("self", "cls")
+    ] + result
 
 
 def public_functions(tree):
     for node in tree.body:
-        within = node.body if isinstance(node, ast.ClassDef) and not node.name.startswith("_") else [node]
-        yield from (f for f in within if isinstance(f, ast.FunctionDef) and (not f.name.startswith("_") or f.name in ("__init__", "__call__")))
+        within = (
+            node.body
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+            else [node]
+        )
+        yield from (
+            f
+            for f in within
+            if isinstance(f, ast.FunctionDef)
+            and (not f.name.startswith("_") or f.name in ("__init__", "__call__"))
+        )
 
 
 def test_everything_public_is_annotated():
-    said = [f"{file.name}, line {function.lineno}: {function.name}: {', '.join(missing)}" for file in sorted((ROOT / "scdnet").rglob("*.py"))
-            for function in public_functions(ast.parse(file.read_text())) if (missing := bare(function))]
+    said = [
+        f"{file.name}, line {function.lineno}: {function.name}: {', '.join(missing)}"
+        for file in sorted((ROOT / "scdnet").rglob("*.py"))
+        for function in public_functions(ast.parse(file.read_text()))
+        if (missing := bare(function))
+    ]
     assert not said
     (function,) = public_functions(ast.parse("class A:\n  def f(self, a: int, *b, c=0, **d): pass"))
     assert bare(function) == ["c", "b", "d", "its result"]

@@ -1,4 +1,5 @@
 """The book: every notebook runs, is stored clean and with what it shows, and says the same as the package exported from it."""
+
 import filecmp
 import json
 import os
@@ -12,7 +13,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
+NOTEBOOKS = sorted(
+    p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts
+)
 TIME_LIMIT = 300  # seconds for one notebook; it should take under 60
 BIN = Path(sys.executable).parent
 
@@ -23,8 +26,15 @@ def name(path):
 
 def run(*command, cwd=ROOT, timeout=TIME_LIMIT):
     """Run in a session of its own, so that a time limit ends the children too. Returns (exit code, all output)."""
-    process = subprocess.Popen([str(c) for c in command], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                               start_new_session=True, env=os.environ | {"OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"})
+    process = subprocess.Popen(
+        [str(c) for c in command],
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"},
+    )
     try:
         return process.communicate(timeout=timeout)[0], process.returncode
     except subprocess.TimeoutExpired:
@@ -50,7 +60,9 @@ def test_is_stored_with_its_outputs(notebook):
     outputs = [output for cell in cells for output in cell["outputs"]]
     assert outputs, "no outputs are stored: make notebooks"
     assert not [o for o in outputs if o["output_type"] == "error"], "a cell is stored with an error"
-    assert notebook.stat().st_size < 500_000, f"{notebook.stat().st_size} bytes; a notebook stays under 500 kB"
+    assert notebook.stat().st_size < 500_000, (
+        f"{notebook.stat().st_size} bytes; a notebook stays under 500 kB"
+    )
 
 
 @pytest.fixture(scope="session")
@@ -60,7 +72,11 @@ def copy(tmp_path_factory):
     for file in ("settings.ini", "pyproject.toml"):
         shutil.copy(ROOT / file, folder)
     for tree in ("nbs", "scdnet"):
-        shutil.copytree(ROOT / tree, folder / tree, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+        shutil.copytree(
+            ROOT / tree,
+            folder / tree,
+            ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"),
+        )
     return folder
 
 
@@ -74,23 +90,39 @@ def test_package_is_what_the_notebooks_export(copy):
         (copy / module).unlink()
     output, code = run(BIN / "nbdev_export", cwd=copy)
     assert code == 0, output
-    assert modules(copy) == modules(ROOT), "a module without a notebook, or a notebook that was never exported: nbdev_export"
-    different = [m for m in sorted(modules(ROOT)) if not filecmp.cmp(copy / m, ROOT / m, shallow=False)]
+    assert modules(copy) == modules(ROOT), (
+        "a module without a notebook, or a notebook that was never exported: nbdev_export"
+    )
+    different = [
+        m for m in sorted(modules(ROOT)) if not filecmp.cmp(copy / m, ROOT / m, shallow=False)
+    ]
     assert not different, f"not what the notebooks export: {different}; run nbdev_export"
 
 
 def test_notebooks_are_clean(copy):
     output, code = run(BIN / "nbdev_clean", cwd=copy)
     assert code == 0, output
-    different = [name(p) for p in NOTEBOOKS if not filecmp.cmp(copy / p.relative_to(ROOT), p, shallow=False)]
+    different = [
+        name(p) for p in NOTEBOOKS if not filecmp.cmp(copy / p.relative_to(ROOT), p, shallow=False)
+    ]
     assert not different, f"nbdev_clean changes {different}"
-    with_widgets = [name(p) for p in NOTEBOOKS if "widgets" in json.loads(p.read_text())["metadata"]]
+    with_widgets = [
+        name(p) for p in NOTEBOOKS if "widgets" in json.loads(p.read_text())["metadata"]
+    ]
     assert not with_widgets, f"widget state is stored in {with_widgets}"
 
 
 def test_links_between_notebooks_lead_somewhere():
     broken = []
     for notebook in NOTEBOOKS:
-        text = "".join("".join(c["source"]) for c in json.loads(notebook.read_text())["cells"] if c["cell_type"] == "markdown")
-        broken += [(name(notebook), link) for link in re.findall(r"\]\(([^):#]+\.ipynb)", text) if not (notebook.parent / link).exists()]
+        text = "".join(
+            "".join(c["source"])
+            for c in json.loads(notebook.read_text())["cells"]
+            if c["cell_type"] == "markdown"
+        )
+        broken += [
+            (name(notebook), link)
+            for link in re.findall(r"\]\(([^):#]+\.ipynb)", text)
+            if not (notebook.parent / link).exists()
+        ]
     assert not broken

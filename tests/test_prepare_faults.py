@@ -1,4 +1,5 @@
 """What a notebook tests badly: `prepare` that is interrupted or killed, and its memory."""
+
 import contextlib
 import multiprocessing
 import os
@@ -13,11 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from scdnet.prepare import prepare
-from scdnet.store import SkeletonStore
-from scdnet.synthetic import perform, skeleton_text
+from scdnet.data.prepare import prepare
+from scdnet.data.store import SkeletonStore
+from scdnet.data.mannequin.ntu_files import skeleton_text
+from scdnet.data.mannequin.perform import perform
 
-PROGRAM = "import sys; from scdnet.prepare import prepare; prepare(sys.argv[1], sys.argv[2], workers=2, progress=False)"
+PROGRAM = "import sys; from scdnet.data.prepare import prepare; prepare(sys.argv[1], sys.argv[2], workers=2, progress=False)"
 KILLS = int(os.environ.get("SCDNET_KILLS", 5))
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
 
@@ -27,7 +29,10 @@ def zip_of(path, clips):
     content = skeleton_text(perform(7)).encode()
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file:
         for i in range(clips):
-            file.writestr(f"S{i // 500 + 1:03}C001P{i // 50 % 10 + 1:03}R001A{i % 50 + 1:03}.skeleton", content)
+            file.writestr(
+                f"S{i // 500 + 1:03}C001P{i // 50 % 10 + 1:03}R001A{i % 50 + 1:03}.skeleton",
+                content,
+            )
     return path
 
 
@@ -45,7 +50,11 @@ def small(tmp_path_factory):
 
 def start(archive, out):
     """`prepare` in a process of its own, once it has begun to write."""
-    process = subprocess.Popen([sys.executable, "-c", PROGRAM, str(archive), str(out)], stderr=subprocess.PIPE, start_new_session=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(archive), str(out)],
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
     for _ in range(600):
         if any(file.stat().st_size > 10**6 for file in out.parent.glob(".store.*/frames.npy")):
             return process
@@ -83,7 +92,7 @@ def test_killed_leaves_no_store_and_no_workers(archive, tmp_path):
 @linux
 def test_interrupt_leaves_nothing(archive, tmp_path):
     process = start(archive, tmp_path / "store")
-    os.killpg(process.pid, signal.SIGINT)                      # as Ctrl-C does, to the whole group
+    os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does, to the whole group
     error = process.communicate(timeout=30)[1].decode()
     assert error.count("Traceback") == 1 and "KeyboardInterrupt" in error
     assert not group(process) and os.listdir(tmp_path) == []
@@ -114,7 +123,7 @@ def test_killed_at_any_moment_a_store_is_whole_or_not_there(small, tmp_path):
         process.wait()
         assert not out.exists() or SkeletonStore.open(out, check_digest=True).digest == digest
     shutil.rmtree(out, ignore_errors=True)
-    assert begin(small, out)[0].wait() == 0                    # what the kills have left does not disturb
+    assert begin(small, out)[0].wait() == 0  # what the kills have left does not disturb
     assert SkeletonStore.open(out, check_digest=True).digest == digest
     assert all(path == out or path.match(".store.*.partial") for path in tmp_path.iterdir())
 
@@ -136,14 +145,29 @@ def die_at_rename(number, before, *arguments, **options):
 
 
 @linux
-@pytest.mark.parametrize("overwrite, number, before, clips", [(False, 1, True, None), (False, 1, False, 3), (True, 1, True, 2),
-                                                              (True, 1, False, None), (True, 2, True, None), (True, 2, False, 3)])
+@pytest.mark.parametrize(
+    "overwrite, number, before, clips",
+    [
+        (False, 1, True, None),
+        (False, 1, False, 3),
+        (True, 1, True, 2),
+        (True, 1, False, None),
+        (True, 2, True, None),
+        (True, 2, False, 3),
+    ],
+)
 def test_killed_at_a_rename(overwrite, number, before, clips, tmp_path):
     """Also where a store of 2 clips is replaced by one of 3: the old, the new, or none for a moment, in which both lie beside it, whole."""
-    old, new, out = zip_of(tmp_path / "old.zip", 2), zip_of(tmp_path / "new.zip", 3), tmp_path / "store"
+    old, new, out = (
+        zip_of(tmp_path / "old.zip", 2),
+        zip_of(tmp_path / "new.zip", 3),
+        tmp_path / "store",
+    )
     if overwrite:
         prepare(old, out, progress=False)
-    arguments = dict(target=die_at_rename, args=(number, before, new, out), kwargs={"overwrite": overwrite})
+    arguments = dict(
+        target=die_at_rename, args=(number, before, new, out), kwargs={"overwrite": overwrite}
+    )
     child = multiprocessing.get_context("fork").Process(**arguments)
     child.start()
     child.join()
@@ -157,12 +181,15 @@ def test_killed_at_a_rename(overwrite, number, before, clips, tmp_path):
 @linux
 def test_memory_of_all_processes_stays_below_600_mb(archive, tmp_path):
     """Resident memory, shared pages counted for each process. tools/measure_prepare.py compares 500 clips with 20 000."""
-    process = subprocess.Popen([sys.executable, "-c", PROGRAM, str(archive), str(tmp_path / "store")], start_new_session=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(archive), str(tmp_path / "store")],
+        start_new_session=True,
+    )
     peak = 0
     while process.poll() is None:
         pages = []
         for pid in group(process):
-            with contextlib.suppress(OSError):                 # it has ended meanwhile
+            with contextlib.suppress(OSError):  # it has ended meanwhile
                 pages.append(int(Path(f"/proc/{pid}/statm").read_text().split()[1]))
         peak = max(peak, sum(pages) * os.sysconf("SC_PAGE_SIZE"))
         time.sleep(0.05)

@@ -1,4 +1,5 @@
 """Two processes that torchrun starts: they compute what one does, survive the loss of one, and speak with one voice."""
+
 import json
 import os
 import signal
@@ -15,20 +16,46 @@ from commands import program, scdnet
 from rank_program import CONFIG, awake, clues, outcome
 from safetensors.torch import load_file
 
-from scdnet.contrast import cross_domain_loss
-from scdnet.momentum import follow
-from scdnet.pretrain import pretrain
-from scdnet.skeleton import KINECT20
-from scdnet.store import SkeletonStore
+from scdnet.training.cross_domain import cross_domain_loss
+from scdnet.training.moco import follow
+from scdnet.training.pretrain import pretrain
+from scdnet.data.layouts import KINECT20
+from scdnet.data.store import SkeletonStore
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "TQDM_DELAY": "600"}
-SIZES = ["--preset", "demo", "--batch-size", 8, "--queue-size", 16, "--precision", "fp32", "--device", "cpu", "--save-every", 1, "--view.crop-least", 8,
-         "--encoder.frames", 16, "--encoder.channels", 8, "--encoder.width", 32, "--encoder.projection", 16, "--encoder.dropout", 0]
+SIZES = [
+    "--preset",
+    "demo",
+    "--batch-size",
+    8,
+    "--queue-size",
+    16,
+    "--precision",
+    "fp32",
+    "--device",
+    "cpu",
+    "--save-every",
+    1,
+    "--view.crop-least",
+    8,
+    "--encoder.frames",
+    16,
+    "--encoder.channels",
+    8,
+    "--encoder.width",
+    32,
+    "--encoder.projection",
+    16,
+    "--encoder.dropout",
+    0,
+]
 
 
 def torchrun(*words):
-    return subprocess.run([*TORCHRUN, *map(str, words)], capture_output=True, text=True, timeout=300, env=ENVIRONMENT)
+    return subprocess.run(
+        [*TORCHRUN, *map(str, words)], capture_output=True, text=True, timeout=300, env=ENVIRONMENT
+    )
 
 
 def ours(text):
@@ -41,12 +68,21 @@ def folder(tmp_path_factory):
     """A store of 21 training clips, half of them with company, and what two ranks made of it."""
     folder = tmp_path_factory.mktemp("ranks")
     rng = np.random.default_rng(0)
-    clips = [np.cumsum(rng.normal(size=(30, 2, 20, 3)), 0).astype(np.float32) / 5 for _ in range(30)]
+    clips = [
+        np.cumsum(rng.normal(size=(30, 2, 20, 3)), 0).astype(np.float32) / 5 for _ in range(30)
+    ]
     for i, clip in enumerate(clips):
         if i % 2:
             clip[:, 1] = 0
     names = [f"clip{i:02}" for i in range(30)]
-    SkeletonStore.from_arrays(folder / "store", clips, np.arange(30) % 3, KINECT20, names=names, splits={"half": (names[:21], names[21:]), "pairs": (names[::2], names[1::2])})
+    SkeletonStore.from_arrays(
+        folder / "store",
+        clips,
+        np.arange(30) % 3,
+        KINECT20,
+        names=names,
+        splits={"half": (names[:21], names[21:]), "pairs": (names[::2], names[1::2])},
+    )
     done = torchrun(Path(__file__).with_name("rank_program.py"), folder)
     assert done.returncode == 0, done.stderr
     return folder
@@ -55,7 +91,9 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def one(folder):
     """What one process makes of it."""
-    return pretrain(SkeletonStore.open(folder / "store"), "half", CONFIG, folder / "one", progress=False)
+    return pretrain(
+        SkeletonStore.open(folder / "store"), "half", CONFIG, folder / "one", progress=False
+    )
 
 
 def halves(state):
@@ -80,9 +118,11 @@ def test_two_ranks_compute_what_one_process_does(folder, stats):
     halves(state) if stats == "local" else state.step()
     one = outcome(state)
     assert abs(first["loss"] - one["loss"]) < 1e-5 * one["loss"] and first["loss"] == second["loss"]
-    assert (first["gradient"] - one["gradient"]).norm() < 1e-5 * one["gradient"].norm() and torch.equal(first["gradient"], second["gradient"])
+    assert (first["gradient"] - one["gradient"]).norm() < 1e-5 * one[
+        "gradient"
+    ].norm() and torch.equal(first["gradient"], second["gradient"])
     for name, value in first["model"].items():
-        if stats == "sync" or "running" not in name:                  # local running statistics are each rank's own
+        if stats == "sync" or "running" not in name:  # local running statistics are each rank's own
             assert torch.equal(value, second["model"][name]), name
         if name.startswith("queues"):
             torch.testing.assert_close(value, one["model"][name], rtol=0, atol=1e-5)
@@ -114,26 +154,58 @@ def test_features_are_those_of_one_process(folder):
     one = clues(SkeletonStore.open(folder / "store"))
     for kind in ("spatial", "temporal"):
         assert torch.equal(first[kind], second[kind])
-        torch.testing.assert_close(first[kind], one[kind], rtol=1e-4, atol=1e-4)     # statistics were taken in another order
+        torch.testing.assert_close(
+            first[kind], one[kind], rtol=1e-4, atol=1e-4
+        )  # statistics were taken in another order
 
 
 def test_two_then_one_then_two_ranks(folder, one):
     """A run that two ranks began: one process goes on with it, then two again, and it is the run of one process."""
     store, run = SkeletonStore.open(folder / "store"), folder / "run"
-    assert len((run / "metrics.jsonl").read_text().splitlines()) == 3              # stopped in the fourth epoch
-    for epochs in (2, 3):                                                          # forget one or two of them again
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == 3  # stopped in the fourth epoch
+    for epochs in (2, 3):  # forget one or two of them again
         for late in sorted((run / "checkpoint").iterdir())[1:]:
             late.rename(folder / f"set-aside-{epochs}")
-        words = ["pretrain", "--store", store.path, "--split", "half", "--out", run, *SIZES, "--epochs", 4, "--batch-stats", "sync", "--resume"]
+        words = [
+            "pretrain",
+            "--store",
+            store.path,
+            "--split",
+            "half",
+            "--out",
+            run,
+            *SIZES,
+            "--epochs",
+            4,
+            "--batch-stats",
+            "sync",
+            "--resume",
+        ]
         done = program(*words, env=ENVIRONMENT) if epochs == 2 else torchrun("-m", "scdnet", *words)
         assert done.returncode == 0 and "going on after step" in done.stderr, done.stderr
     two = pd.read_json(run / "metrics.jsonl", lines=True)
     alone = pd.read_json(one / "metrics.jsonl", lines=True)
-    assert two.epoch.tolist() == [1, 2, 3, 4] and np.allclose(two.loss[:2], alone.loss[:2], atol=1e-2) and np.isfinite(two.loss).all()
+    assert (
+        two.epoch.tolist() == [1, 2, 3, 4]
+        and np.allclose(two.loss[:2], alone.loss[:2], atol=1e-2)
+        and np.isfinite(two.loss).all()
+    )
 
 
 def test_other_statistics_are_another_run(folder):
-    done = scdnet("pretrain", "--store", folder / "store", "--split", "half", "--out", folder / "run", *SIZES, "--epochs", 4, "--resume")
+    done = scdnet(
+        "pretrain",
+        "--store",
+        folder / "store",
+        "--split",
+        "half",
+        "--out",
+        folder / "run",
+        *SIZES,
+        "--epochs",
+        4,
+        "--resume",
+    )
     assert done.returncode == 2 and "batch_stats (was sync, now local)" in done.stderr
 
 
@@ -146,8 +218,30 @@ def process_of(number, parent):
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="reads /proc")
 def test_a_killed_rank_is_restarted_from_the_checkpoint(folder):
-    words = [*TORCHRUN, "--max-restarts", "1", "-m", "scdnet", "pretrain", "--store", folder / "store", "--split", "half", "--out", folder / "killed", *SIZES, "--epochs", 12]
-    job = subprocess.Popen([str(w) for w in words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    words = [
+        *TORCHRUN,
+        "--max-restarts",
+        "1",
+        "-m",
+        "scdnet",
+        "pretrain",
+        "--store",
+        folder / "store",
+        "--split",
+        "half",
+        "--out",
+        folder / "killed",
+        *SIZES,
+        "--epochs",
+        12,
+    ]
+    job = subprocess.Popen(
+        [str(w) for w in words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+    )
     try:
         while job.poll() is None and not list((folder / "killed").glob("checkpoint/step-*")):
             time.sleep(0.02)
@@ -157,25 +251,52 @@ def test_a_killed_rank_is_restarted_from_the_checkpoint(folder):
         job.terminate()
         job.wait(60)
     assert job.returncode == 0 and "going on after step" in complained, complained
-    assert said.count("epochs") == 1                                               # the table is printed once
+    assert said.count("epochs") == 1  # the table is printed once
     metrics = pd.read_json(folder / "killed/metrics.jsonl", lines=True)
-    assert metrics.epoch.tolist() == list(range(1, 13)) and "launch" in json.loads((folder / "killed/config.json").read_text())
+    assert metrics.epoch.tolist() == list(range(1, 13)) and "launch" in json.loads(
+        (folder / "killed/config.json").read_text()
+    )
     weights = load_file(folder / "killed/encoder.safetensors")
     assert all(torch.isfinite(value).all() for value in weights.values())
 
 
 def test_a_restart_does_not_touch_the_run_of_somebody_else(folder, one):
     config = (one / "config.json").read_bytes()
-    done = torchrun("--max-restarts", 1, "-m", "scdnet", "pretrain", "--store", folder / "store", "--split", "half", "--out", one, *SIZES,
-                    "--epochs", 4, "--batch-stats", "sync")
-    assert done.returncode == 1 and [*set(ours(done.stderr))] == [f"scdnet: {one}: exists already; --resume goes on with it, --overwrite replaces it"]
+    done = torchrun(
+        "--max-restarts",
+        1,
+        "-m",
+        "scdnet",
+        "pretrain",
+        "--store",
+        folder / "store",
+        "--split",
+        "half",
+        "--out",
+        one,
+        *SIZES,
+        "--epochs",
+        4,
+        "--batch-stats",
+        "sync",
+    )
+    assert done.returncode == 1 and [*set(ours(done.stderr))] == [
+        f"scdnet: {one}: exists already; --resume goes on with it, --overwrite replaces it"
+    ]
     assert (one / "config.json").read_bytes() == config
 
 
-@pytest.mark.parametrize("words, complaint", [
-    (["pretrain", "--split", "half", *SIZES, "--batch-size", 7], "batch_size is 7, expected a multiple of the 2 ranks"),
-    (["synthesize"], "synthesize works in one process; start it without torchrun"),
-], ids=["share", "command"])
+@pytest.mark.parametrize(
+    "words, complaint",
+    [
+        (
+            ["pretrain", "--split", "half", *SIZES, "--batch-size", 7],
+            "batch_size is 7, expected a multiple of the 2 ranks",
+        ),
+        (["synthesize"], "synthesize works in one process; start it without torchrun"),
+    ],
+    ids=["share", "command"],
+)
 def test_a_mistake_is_told_once(folder, words, complaint):
     where = ["--store", folder / "store"] if words[0] == "pretrain" else []
     done = torchrun("-m", "scdnet", *words, *where, "--out", folder / "never")
@@ -184,12 +305,25 @@ def test_a_mistake_is_told_once(folder, words, complaint):
 
 
 def test_ranks_share_a_protocol(folder, one):
-    words = ["evaluate", "knn", "--run", one, "--store", folder / "store", "--split", "half", "--device", "cpu", "--out"]
-    two, alone = torchrun("-m", "--", "scdnet", *words, folder / "two.json"), program(*words, folder / "one.json", env=ENVIRONMENT)
+    words = [
+        "evaluate",
+        "knn",
+        "--run",
+        one,
+        "--store",
+        folder / "store",
+        "--split",
+        "half",
+        "--device",
+        "cpu",
+        "--out",
+    ]
+    two, alone = (
+        torchrun("-m", "--", "scdnet", *words, folder / "two.json"),
+        program(*words, folder / "one.json", env=ENVIRONMENT),
+    )
     assert two.returncode == alone.returncode == 0 and two.stdout == alone.stdout, two.stderr
     results = [json.loads((folder / name).read_text()) for name in ("two.json", "one.json")]
     for result in results:
-        assert result.pop("hours") > 0 and result["machine"].pop("date")                  # two clocks
+        assert result.pop("hours") > 0 and result["machine"].pop("date")  # two clocks
     assert results[0] == results[1]
-
-

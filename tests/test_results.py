@@ -1,4 +1,5 @@
 """The paper's numbers beside ours: what the commands write is read again, alone or in its folder, and strangers are refused in one line."""
+
 import json
 import shutil
 from dataclasses import replace
@@ -9,10 +10,10 @@ import pytest
 from commands import assert_mistake, scdnet, tree
 from small import TINY, random_walks
 
-from scdnet import linear
-from scdnet.ablations import TABLES, ablate
-from scdnet.files import shipped
-from scdnet.results import averaged, compare, find_results, local_results
+from scdnet.evaluation import linear
+from scdnet.paper.ablations import TABLES, ablate
+from scdnet.utils.files import shipped
+from scdnet.paper.tables import averaged, compare, find_results, local_results
 
 ROOT = Path(__file__).parents[1]
 
@@ -22,13 +23,17 @@ def short():
     """Two rows of Table 5 and a probe of two epochs are enough to see what is written and read."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(TABLES, "table5", TABLES["table5"][:2])
-        patch.setitem(linear.PRESETS, "demo", replace(linear.PRESETS["demo"], epochs=2, rates=(0.1, 1.)))
+        patch.setitem(
+            linear.PRESETS, "demo", replace(linear.PRESETS["demo"], epochs=2, rates=(0.1, 1.0))
+        )
         yield
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    return random_walks(tmp_path_factory.mktemp("results") / "waves", half=(slice(16), slice(16, 32)))
+    return random_walks(
+        tmp_path_factory.mktemp("results") / "waves", half=(slice(16), slice(16, 32))
+    )
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +48,9 @@ def ablations(store, tmp_path_factory):
 def run(store, ablations, tmp_path_factory):
     """A run with a result in its folder and another one that was sent away."""
     folder = tmp_path_factory.mktemp("results")
-    run = shutil.copytree(ablations / "full-0", folder / "waves-0", ignore=shutil.ignore_patterns("eval"))
+    run = shutil.copytree(
+        ablations / "full-0", folder / "waves-0", ignore=shutil.ignore_patterns("eval")
+    )
     words = ["evaluate", "knn", "--run", run, "--store", store.path, "--split", "half"]
     for more in ([], ["--out", folder / "away" / "knn.json"]):
         assert scdnet(*words, *more).returncode == 0
@@ -52,22 +59,48 @@ def run(store, ablations, tmp_path_factory):
 
 def test_a_result_says_where_it_comes_from(run, store):
     result = json.loads((run.parent / "away" / "knn.json").read_text())
-    assert result["run"]["name"] == "waves-0" and result["run"]["config"]["seed"] == 0 and result["run"]["hours"] > 0 and result["hours"] > 0
-    assert result["machine"]["torch"] and result["command"] == "scdnet evaluate knn --run waves-0 --store waves --split half"
-    assert str(run.parent) not in json.dumps(result) and str(store.path.parent) not in json.dumps(result)
+    assert (
+        result["run"]["name"] == "waves-0"
+        and result["run"]["config"]["seed"] == 0
+        and result["run"]["hours"] > 0
+        and result["hours"] > 0
+    )
+    assert (
+        result["machine"]["torch"]
+        and result["command"] == "scdnet evaluate knn --run waves-0 --store waves --split half"
+    )
+    assert str(run.parent) not in json.dumps(result) and str(store.path.parent) not in json.dumps(
+        result
+    )
 
 
 def test_the_file_alone_says_what_the_run_says(run):
     ((_, inside),), ((_, away),) = find_results(run), find_results(run.parent / "away")
     assert replace(inside, date="") == replace(away, date="")
-    assert inside.dataset == "waves" and inside.seed == 0 and inside.recipe.startswith("demo --epochs 1 ") and inside.hardware and inside.untrained is not None
-    assert len(local_results([run, run.parent / "away"], shelf=False)) == 1                         # told twice, it is one
+    assert (
+        inside.dataset == "waves"
+        and inside.seed == 0
+        and inside.recipe.startswith("demo --epochs 1 ")
+        and inside.hardware
+        and inside.untrained is not None
+    )
+    assert len(local_results([run, run.parent / "away"], shelf=False)) == 1  # told twice, it is one
 
 
 def test_a_table_alone_says_what_its_runs_say(ablations, tmp_path):
     shutil.copy(ablations / "table5.json", tmp_path)
     whole, alone = (local_results([place], shelf=False) for place in (ablations, tmp_path))
-    same = ["protocol", "dataset", "split", "configuration", "recipe", "seed", "top1", "untrained", "run"]
+    same = [
+        "protocol",
+        "dataset",
+        "split",
+        "configuration",
+        "recipe",
+        "seed",
+        "top1",
+        "untrained",
+        "run",
+    ]
     assert len(whole) == len(alone) == 2 * 2 * 2
     for side in (whole, alone):
         side.sort_values(same, inplace=True, ignore_index=True)
@@ -78,16 +111,35 @@ def test_a_table_alone_says_what_its_runs_say(ablations, tmp_path):
 
 def has_ablation(printed):
     """Whether the row of `ablations` is listed; the paper's own cells bear the same name."""
-    return any(line.split()[:4] == ["5", "waves", "half", "no-extractor"] for line in printed.splitlines())
+    return any(
+        line.split()[:4] == ["5", "waves", "half", "no-extractor"] for line in printed.splitlines()
+    )
 
 
 def test_the_command(run, ablations, tmp_path):
-    done = scdnet("results", run, ablations, "--csv", tmp_path / "all.csv", "--collect", tmp_path / "mine.json")
+    done = scdnet(
+        "results",
+        run,
+        ablations,
+        "--csv",
+        tmp_path / "all.csv",
+        "--collect",
+        tmp_path / "mine.json",
+    )
     assert done.returncode == 0 and done.stderr == ""
-    assert done.stdout.count("not run") >= 50 and has_ablation(done.stdout) and "knn, waves half" in done.stdout
+    assert (
+        done.stdout.count("not run") >= 50
+        and has_ablation(done.stdout)
+        and "knn, waves half" in done.stdout
+    )
     written = pd.read_csv(tmp_path / "all.csv", keep_default_na=False, dtype=str)
-    assert len(written) == len(compare(local_results([run, ablations]))) and set(written["table"]) >= set("12345678")
-    assert str(run.parent) not in (tmp_path / "mine.json").read_text() + (tmp_path / "all.csv").read_text()
+    assert len(written) == len(compare(local_results([run, ablations]))) and set(
+        written["table"]
+    ) >= set("12345678")
+    assert (
+        str(run.parent)
+        not in (tmp_path / "mine.json").read_text() + (tmp_path / "all.csv").read_text()
+    )
     again = scdnet("results", tmp_path / "mine.json")
     assert again.returncode == 0 and again.stdout == done.stdout
     for flag, file in (("--csv", "all.csv"), ("--collect", "mine.json")):
@@ -98,37 +150,78 @@ def test_the_command(run, ablations, tmp_path):
 def test_one_table(run, ablations):
     for number, cells in enumerate((6, 4, 2, 4, 10, 10, 10, 14), 1):
         done = scdnet("results", run, ablations, "--table", number)
-        assert done.returncode == 0 and sum(line.startswith(f"{number}  ") for line in done.stdout.splitlines()) >= cells
-        assert has_ablation(done.stdout) == (number == 5) and ("knn, waves half" in done.stdout) == (number == 2)
+        assert (
+            done.returncode == 0
+            and sum(line.startswith(f"{number}  ") for line in done.stdout.splitlines()) >= cells
+        )
+        assert has_ablation(done.stdout) == (number == 5) and (
+            "knn, waves half" in done.stdout
+        ) == (number == 2)
     assert scdnet("results", "--table", 9).returncode == 2
 
 
 def test_what_ships_is_whole():
     files = [path.name for path, _ in find_results(shipped("results"))]
-    assert set(files) == {"mannequin.json", "mannequin-ablations.json", "nwucla.json", "nwucla-ablations.json", "nwucla-h200.json"}
-    assert files.count("mannequin-ablations.json") == 2 * 3 * 15 and files.count("nwucla-ablations.json") == 2 * 15      # linear and 1-NN, seeds, rows of three tables
+    assert set(files) == {
+        "mannequin.json",
+        "mannequin-ablations.json",
+        "nwucla.json",
+        "nwucla-ablations.json",
+        "nwucla-h200.json",
+    }
+    assert (
+        files.count("mannequin-ablations.json") == 2 * 3 * 15
+        and files.count("nwucla-ablations.json") == 2 * 15
+    )  # linear and 1-NN, seeds, rows of three tables
     assert scdnet("results").returncode == 0
 
 
 def told_in_readme(text):
     """The rows of README's two tables of results, from the seed and from the first number on."""
-    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    lines = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in text.splitlines()
+        if line.startswith("|")
+    ]
     seeds = [line[2:] for line in lines if len(line) == 5 and line[2].isdigit()]
-    return seeds, [line[1:] for line in lines if len(line) == 5 and line[0] in ("**pretrained**", "untrained")]
+    return seeds, [
+        line[1:] for line in lines if len(line) == 5 and line[0] in ("**pretrained**", "untrained")
+    ]
 
 
 def measured_for_readme():
     """The same from the files that ship."""
     local = local_results()
-    full = local[(local["configuration"] == "") & (local["stream"] == "joint") & local["untrained"].notna()]
+    full = local[
+        (local["configuration"] == "") & (local["stream"] == "joint") & local["untrained"].notna()
+    ]
     seeds = []
-    for dataset, recipe in (("mannequin", "demo"), ("NW-UCLA", "demo --epochs 250 --queue-size 256 --view.*")):
+    for dataset, recipe in (
+        ("mannequin", "demo"),
+        ("NW-UCLA", "demo --epochs 250 --queue-size 256 --view.*"),
+    ):
         shown = full[(full["dataset"] == dataset) & full["recipe"].str.fullmatch(recipe)]
         for seed, rows in shown.groupby("seed"):
             rows = rows.set_index("protocol").loc[["linear", "knn"]]
-            seeds.append([f"{seed:.0f}", *(f"{row['raw']:.1f} / {row['untrained']:.1f} / **{row['top1']:.1f}**" for _, row in rows.iterrows())])
-    tuned = averaged(shown).query("protocol in ('finetune', 'semi') and metric == 'top1'").set_index("setting").loc[["", "10%", "5%", "1%"]]
-    return seeds, [[f"{row['ours']:.1f} ± {row['std']:.1f}" for _, row in tuned.iterrows()], [f"{value:.1f}" for value in tuned["untrained"]]]
+            seeds.append(
+                [
+                    f"{seed:.0f}",
+                    *(
+                        f"{row['raw']:.1f} / {row['untrained']:.1f} / **{row['top1']:.1f}**"
+                        for _, row in rows.iterrows()
+                    ),
+                ]
+            )
+    tuned = (
+        averaged(shown)
+        .query("protocol in ('finetune', 'semi') and metric == 'top1'")
+        .set_index("setting")
+        .loc[["", "10%", "5%", "1%"]]
+    )
+    return seeds, [
+        [f"{row['ours']:.1f} ± {row['std']:.1f}" for _, row in tuned.iterrows()],
+        [f"{value:.1f}" for value in tuned["untrained"]],
+    ]
 
 
 def test_readme_says_what_ships():
@@ -138,13 +231,30 @@ def test_readme_says_what_ships():
 
 
 STRANGERS = {
-    "no JSON": ("{", "not JSON"), "bytes": (b"\xff\xfe", "not JSON"), "deep": ("[" * 100_000, "not JSON"), "a list": ("[]", "list"), "a recording": ('{"skeletons": []}', "no result"),
-    "of no run": ({"run": None}, "name the run's folder"), "a run without values": ({"run": {"name": "x"}}, "config"), "a run that is a word": ({"run": "mine"}, "not a result"),
-    "too good": ({"top1": 100.5}, "top1 is 100.5"), "not a number": ({"top1": float("nan")}, "top1 is nan"), "endless": ({"top1": float("inf")}, "top1 is inf"),
-    "true": ({"top1": True}, "top1 is True"), "a word": ({"top5": "97.6"}, "top5 is '97.6'"), "no store": ({"store": None}, "not a result"),
-    "a bell": ({"split": "x\asub"}, "split is 'x\\x07sub'"), "two lines": ({"split": "a\nb"}, "split is"), "a seed of its own": ({"seed in run": "0"}, "seed is '0'"),
-    "a collection of nothing": ('{"results": [3]}', "not a result"), "another column": ('{"results": [{"colour": 3}]}', "not a result"),
-    "a table without seeds": ('{"rows": [{"name": "full"}], "config": {}, "preset": "demo"}', "'seeds'"), "half a demo": ('{"stages": {}}', "'linear'"),
+    "no JSON": ("{", "not JSON"),
+    "bytes": (b"\xff\xfe", "not JSON"),
+    "deep": ("[" * 100_000, "not JSON"),
+    "a list": ("[]", "list"),
+    "a recording": ('{"skeletons": []}', "no result"),
+    "of no run": ({"run": None}, "name the run's folder"),
+    "a run without values": ({"run": {"name": "x"}}, "config"),
+    "a run that is a word": ({"run": "mine"}, "not a result"),
+    "too good": ({"top1": 100.5}, "top1 is 100.5"),
+    "not a number": ({"top1": float("nan")}, "top1 is nan"),
+    "endless": ({"top1": float("inf")}, "top1 is inf"),
+    "true": ({"top1": True}, "top1 is True"),
+    "a word": ({"top5": "97.6"}, "top5 is '97.6'"),
+    "no store": ({"store": None}, "not a result"),
+    "a bell": ({"split": "x\asub"}, "split is 'x\\x07sub'"),
+    "two lines": ({"split": "a\nb"}, "split is"),
+    "a seed of its own": ({"seed in run": "0"}, "seed is '0'"),
+    "a collection of nothing": ('{"results": [3]}', "not a result"),
+    "another column": ('{"results": [{"colour": 3}]}', "not a result"),
+    "a table without seeds": (
+        '{"rows": [{"name": "full"}], "config": {}, "preset": "demo"}',
+        "'seeds'",
+    ),
+    "half a demo": ('{"stages": {}}', "'linear'"),
 }
 
 
@@ -163,7 +273,11 @@ def test_strangers_are_refused(name, run, tmp_path):
 
 
 def test_a_damaged_run_is_refused(run, tmp_path):
-    for name, damage in (("config.json", "{"), ("metrics.jsonl", "{}\n"), ("eval/knn-half.json", "[1]")):
+    for name, damage in (
+        ("config.json", "{"),
+        ("metrics.jsonl", "{}\n"),
+        ("eval/knn-half.json", "[1]"),
+    ):
         copy = shutil.copytree(run, tmp_path / "copy")
         (copy / name).write_text(damage)
         assert_mistake(scdnet("results", copy), name)

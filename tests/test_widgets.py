@@ -1,4 +1,5 @@
 """The Python half of the widgets: what they send, what they answer, what they leave where nothing runs. The browser's half: test_browser.py."""
+
 import base64
 import io
 import json
@@ -9,10 +10,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from scdnet.files import InputError
-from scdnet.player import SkeletonPlayer
-from scdnet.skeleton import KINECT20, NTU25
-from scdnet.widgets import ClueExplorer, MaskExplorer, ViewExplorer
+from scdnet.utils.files import InputError
+from scdnet.viz.player import SkeletonPlayer
+from scdnet.data.layouts import KINECT20, NTU25
+from scdnet.viz.explorers import ClueExplorer, MaskExplorer, ViewExplorer
 
 VIEW = "application/vnd.jupyter.widget-view+json"
 walk = np.cumsum(np.random.default_rng(0).normal(size=(12, 2, 25, 3)), 0)
@@ -23,13 +24,27 @@ def sent(widget):
     return {name: value for name, value in widget.get_state().items() if not name.startswith("_")}
 
 
-@pytest.mark.parametrize("make", [lambda: SkeletonPlayer([walk, walk[:5, :1]], NTU25, titles=["a", "b"]), lambda: MaskExplorer(draw=2), lambda: MaskExplorer(KINECT20, frames=20),
-                                  lambda: ViewExplorer(walk), lambda: ClueExplorer(walk[:, 0, :, 0], walk[:, 0, :, 1], pd.DataFrame({"class": range(12)}))])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: SkeletonPlayer([walk, walk[:5, :1]], NTU25, titles=["a", "b"]),
+        lambda: MaskExplorer(draw=2),
+        lambda: MaskExplorer(KINECT20, frames=20),
+        lambda: ViewExplorer(walk),
+        lambda: ClueExplorer(
+            walk[:, 0, :, 0], walk[:, 0, :, 1], pd.DataFrame({"class": range(12)})
+        ),
+    ],
+)
 def test_a_picture_stands_in_for_the_widget(make):
     bundle, _ = make()._repr_mimebundle_()
     assert VIEW in bundle and len(bundle["text/plain"]) < 110
     picture = Image.open(io.BytesIO(base64.b64decode(bundle["image/png"])))
-    assert len(bundle["image/png"]) < 100_000 and picture.width > 300 and len(set(picture.convert("L").getdata())) > 5      # something is drawn
+    assert (
+        len(bundle["image/png"]) < 100_000
+        and picture.width > 300
+        and len(set(picture.convert("L").getdata())) > 5
+    )  # something is drawn
 
 
 def test_coordinates_travel_as_bytes_and_the_rest_as_json():
@@ -40,7 +55,9 @@ def test_coordinates_travel_as_bytes_and_the_rest_as_json():
 
 
 def test_clips_stay_on_their_canvas_however_they_are_turned():
-    points = np.frombuffer(SkeletonPlayer([walk, 3 * walk + 100], NTU25).points, "<f4").reshape(-1, 3)
+    points = np.frombuffer(SkeletonPlayer([walk, 3 * walk + 100], NTU25).points, "<f4").reshape(
+        -1, 3
+    )
     assert (points[:, :2] ** 2).sum(1).max() <= 1.0001 and abs(points[:, 2]).max() <= 1
 
 
@@ -56,14 +73,20 @@ def test_masks_of_one_clip_leave_the_others_alone():
     mask = np.zeros((12, 25), bool)
     mask[2, 3] = True
     player = SkeletonPlayer([walk, walk], NTU25, titles=["plain", "masked"], masked=[None, mask])
-    assert (np.frombuffer(player.masked, bool).reshape(2, 12, 25) == [np.zeros_like(mask), mask]).all()
+    assert (
+        np.frombuffer(player.masked, bool).reshape(2, 12, 25) == [np.zeros_like(mask), mask]
+    ).all()
 
 
 def test_a_slider_answers_once_and_other_sliders_stay():
     explorer, answers = MaskExplorer(draw=1), []
     explorer.observe(lambda change: answers.append(change["new"]["text"]), "shown")
     explorer.k = 3
-    assert len(answers) == 1 and answers[0].startswith("3 of 25 joints hidden: ") and (explorer.n, explorer.s, explorer.r) == (2, 16, 6)
+    assert (
+        len(answers) == 1
+        and answers[0].startswith("3 of 25 joints hidden: ")
+        and (explorer.n, explorer.s, explorer.r) == (2, 16, 6)
+    )
 
 
 def test_what_the_browser_sets_together_is_checked_together():
@@ -76,32 +99,60 @@ def test_what_the_browser_sets_together_is_checked_together():
     assert explorer.shown["seeds"] == [5, 7] and "seeds=(5, 7)" in explorer.shown["code"]
 
 
-@pytest.mark.parametrize("options, said", [({"k": 26}, "k is 26, expected 0 to 25"), ({"s": 65}, "s is 65, expected 1 to 64"), ({"seeds": 0}, "seeds is 0, expected 1 to 25")])
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ({"k": 26}, "k is 26, expected 0 to 25"),
+        ({"s": 65}, "s is 65, expected 1 to 64"),
+        ({"seeds": 0}, "seeds is 0, expected 1 to 25"),
+    ],
+)
 def test_a_value_that_cannot_be_is_refused(options, said):
     with pytest.raises(InputError, match=said):
         MaskExplorer(**options)
     explorer = MaskExplorer()
     with pytest.raises(InputError, match=said):
         explorer.set_trait(*next(iter(options.items())))
-    assert explorer.code() == MaskExplorer().code()             # and leaves everything as it was
+    assert explorer.code() == MaskExplorer().code()  # and leaves everything as it was
 
 
 def test_view_k_is_another_draw_than_view_q_and_a_step_that_is_out_changes_nothing():
     explorer = ViewExplorer(walk)
     arrays = explorer.player._arrays
-    assert len(arrays) == 14 and np.array_equal(arrays[0], arrays[7]) and not any(np.array_equal(q, k) for q, k in zip(arrays[2:7], arrays[9:14]))
+    assert (
+        len(arrays) == 14
+        and np.array_equal(arrays[0], arrays[7])
+        and not any(np.array_equal(q, k) for q, k in zip(arrays[2:7], arrays[9:14]))
+    )
     for box in explorer.steps.values():
         box.value = False
     arrays = explorer.player._arrays
-    assert all(np.array_equal(arrays[1], other) for other in arrays[2:7] + arrays[8:14]) and explorer.player.masked == b""
-    assert explorer.code.value.count("crop_low=1.0, rotate=False, flip=False, shear=False, spatial='none', temporal='none'") == 2
+    assert (
+        all(np.array_equal(arrays[1], other) for other in arrays[2:7] + arrays[8:14])
+        and explorer.player.masked == b""
+    )
+    assert (
+        explorer.code.value.count(
+            "crop_low=1.0, rotate=False, flip=False, shear=False, spatial='none', temporal='none'"
+        )
+        == 2
+    )
 
 
 def test_maps_alone_need_no_clips():
     places = np.random.default_rng(0).normal(size=(5, 2))
-    explorer = ClueExplorer(places, places * [1, -1], pd.DataFrame({"class": list("abaab"), "speed": [0.0, 1, 2, 3, 4]}), skeleton=KINECT20)
+    explorer = ClueExplorer(
+        places,
+        places * [1, -1],
+        pd.DataFrame({"class": list("abaab"), "speed": [0.0, 1, 2, 3, 4]}),
+        skeleton=KINECT20,
+    )
     explorer.set_trait("picked", [1, 2])
-    assert explorer.clips == [] and not explorer.playable and list(explorer.columns) == ["class", "speed"]
+    assert (
+        explorer.clips == []
+        and not explorer.playable
+        and list(explorer.columns) == ["class", "speed"]
+    )
     sent_maps = np.frombuffer(explorer.maps, "<f4").reshape(2, 5, 2)
     assert np.abs(sent_maps).max() == 1 and np.allclose(sent_maps[0] * [1, -1], sent_maps[1])
 
@@ -115,7 +166,11 @@ def test_two_explorers_share_nothing():
 
 def test_stored_notebooks_hold_pictures_and_no_widget_whose_kernel_is_gone():
     for path in sorted((Path(__file__).parents[1] / "nbs").glob("*.ipynb")):
-        outputs = [output.get("data", {}) for cell in json.loads(path.read_text())["cells"] for output in cell.get("outputs", [])]
+        outputs = [
+            output.get("data", {})
+            for cell in json.loads(path.read_text())["cells"]
+            for output in cell.get("outputs", [])
+        ]
         assert not [data for data in outputs if VIEW in data], f"{path.name}: make notebooks"
         if path.name.startswith("69_"):
             assert sum("image/png" in data for data in outputs) >= 2

@@ -2,13 +2,14 @@
 
 Usage: python tools/clue_maps.py [demo]      It writes data/clue_maps.csv.
 """
+
 import sys
 from pathlib import Path
 
 import pandas as pd
 
 import scdnet
-from scdnet.clues import tsne
+from scdnet.evaluation.embedding import tsne
 
 ACTIONS = ("throw", "clapping", "brushing teeth", "brushing hair", "drop", "pickup")
 
@@ -16,7 +17,10 @@ ACTIONS = ("throw", "clapping", "brushing teeth", "brushing hair", "drop", "pick
 def maps(demo: Path) -> pd.DataFrame:
     """A row for each clip: its action, and where either map has it."""
     store = scdnet.SkeletonStore.open(demo / "store")
-    clues, test = scdnet.linear.features(scdnet.load_encoder(demo / "run"), store), store.split("xsub")[1]
+    clues, test = (
+        scdnet.evaluation.features.features(scdnet.load_encoder(demo / "run"), store),
+        store.split("xsub")[1],
+    )
     test = test[[store.classes[label] in ACTIONS for label in store.labels[test]]]
     found = pd.DataFrame({"action": [store.classes[label] for label in store.labels[test]]})
     for clue, values in clues.items():

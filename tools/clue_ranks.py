@@ -1,7 +1,8 @@
 """In how many directions the clues of runs spread, and how much alike both clues are: a line for each run.
 
-    python tools/clue_ranks.py ablations/full-0 ablations/st-interactive-0 --store stores/nwucla --split xview --out data/clue_ranks.csv
+python tools/clue_ranks.py ablations/full-0 ablations/st-interactive-0 --store stores/nwucla --split xview --out data/clue_ranks.csv
 """
+
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,11 +10,11 @@ import numpy as np
 import pandas as pd
 import tyro
 
-from scdnet.cli import show
-from scdnet.clues import unit
-from scdnet.linear import features
-from scdnet.pretrain import load_encoder
-from scdnet.store import SkeletonStore
+from scdnet.app.cli.parsing import show
+from scdnet.evaluation.embedding import unit
+from scdnet.evaluation.features import features
+from scdnet.training.run import load_encoder
+from scdnet.data.store import SkeletonStore
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,11 @@ def effective_rank(codes: np.ndarray) -> float:
 def alike(one: np.ndarray, other: np.ndarray) -> float:
     """Correlation of two codes' cosines between the same clips, each code less its mean."""
     pairs = np.triu_indices(len(one), 1)
-    return float(np.corrcoef(*((z @ z.T)[pairs] for z in (unit(code - code.mean(0)) for code in (one, other))))[0, 1])
+    return float(
+        np.corrcoef(
+            *((z @ z.T)[pairs] for z in (unit(code - code.mean(0)) for code in (one, other)))
+        )[0, 1]
+    )
 
 
 def main(ranks: Ranks) -> None:
@@ -42,8 +47,13 @@ def main(ranks: Ranks) -> None:
     _, test = store.split(ranks.split)
     rows = []
     for run in ranks.runs:
-        spatial, temporal = (clue.numpy().astype(np.float64) for clue in features(load_encoder(run), store, test).values())
-        rows.append((run.name, effective_rank(spatial), effective_rank(temporal), alike(spatial, temporal)))
+        spatial, temporal = (
+            clue.numpy().astype(np.float64)
+            for clue in features(load_encoder(run), store, test).values()
+        )
+        rows.append(
+            (run.name, effective_rank(spatial), effective_rank(temporal), alike(spatial, temporal))
+        )
     found = pd.DataFrame(rows, columns=["run", "spatial", "temporal", "alike"]).round(2)
     found.to_csv(ranks.out, index=False)
     show([tuple(found.columns), *found.itertuples(index=False)])

@@ -5,6 +5,7 @@
 A reader starts from files that the project writes itself. Each input changes one of them; what is not damaged has to be read as before. A row for each reader goes into --out.
 tests/test_fuzz.py runs a hundred of each in `make test`.
 """
+
 import argparse
 import contextlib
 import io
@@ -29,25 +30,102 @@ from typing import Literal, get_args, get_origin
 
 import numpy as np
 
-from scdnet.files import InputError
+from scdnet.utils.files import InputError
 
 ROOT = Path(__file__).parents[1]
-HANG, MEMORY = 5, 10**9                                      # seconds of processor time, for the machine may be busy; bytes
+HANG, MEMORY = 5, 10**9  # seconds of processor time, for the machine may be busy; bytes
 
 
 # how a file is damaged
 
-NUMBERS = ["nan", "inf", "-inf", "1e400", "-1", "0", "1e30", "99999999999999999999", "1" + "0" * 400, "9" * 5000, "0x10", "1_0", "", "٣", "1e-400", "-0", "1.5", "true", "2147483648", "1e6"]
-WORDS = ["\x00", "\u202e", "é", "\ufeff", "🦴", "\x1b[2J", "\r", "\r\n", "\n\n", ",", '"', "'", "=1+1", "../", "/", "\\", "\t", "[", "{", "]", "}", ":", "null", "NaN"]
-ODD = [None, True, -1, 0, 1, 10**30, 10**400, 2**63, 1.5, float("nan"), float("inf"), "", "x", "\x00", "\ud800", "\x1b[2J", "a" * 1000, [], {}, [[]], {"a": 1}, [1] * 100, "../../x"]
+NUMBERS = [
+    "nan",
+    "inf",
+    "-inf",
+    "1e400",
+    "-1",
+    "0",
+    "1e30",
+    "99999999999999999999",
+    "1" + "0" * 400,
+    "9" * 5000,
+    "0x10",
+    "1_0",
+    "",
+    "٣",
+    "1e-400",
+    "-0",
+    "1.5",
+    "true",
+    "2147483648",
+    "1e6",
+]
+WORDS = [
+    "\x00",
+    "\u202e",
+    "é",
+    "\ufeff",
+    "🦴",
+    "\x1b[2J",
+    "\r",
+    "\r\n",
+    "\n\n",
+    ",",
+    '"',
+    "'",
+    "=1+1",
+    "../",
+    "/",
+    "\\",
+    "\t",
+    "[",
+    "{",
+    "]",
+    "}",
+    ":",
+    "null",
+    "NaN",
+]
+ODD = [
+    None,
+    True,
+    -1,
+    0,
+    1,
+    10**30,
+    10**400,
+    2**63,
+    1.5,
+    float("nan"),
+    float("inf"),
+    "",
+    "x",
+    "\x00",
+    "\ud800",
+    "\x1b[2J",
+    "a" * 1000,
+    [],
+    {},
+    [[]],
+    {"a": 1},
+    [1] * 100,
+    "../../x",
+]
 
 
 def damage(content: bytes, name: str, r: random.Random) -> bytes:
     """A file with one to three changes, of which some know its form."""
     for _ in range(r.choice((1, 1, 1, 2, 3))):
         ways = [flip, cut, delete, repeat, insert, line, line, number, number, word]
-        ways += {".json": [leaf, leaf], ".pkl": [pickled, pickled, pickled], ".npy": [header, header], ".npz": [member, member], ".zip": [member, member], ".tar": [member, member],
-                 ".safetensors": [safe_header, safe_header]}.get(Path(name).suffix, [])
+        ways += {
+            ".json": [leaf, leaf],
+            ".pkl": [pickled, pickled, pickled],
+            ".npy": [header, header],
+            ".npz": [member, member],
+            ".zip": [member, member],
+            ".tar": [member, member],
+            ".safetensors": [safe_header, safe_header],
+        }.get(Path(name).suffix, [])
         with contextlib.suppress(SkipChange):
             content = r.choice(ways)(content, r)
     return content
@@ -75,7 +153,7 @@ def cut(content, r):
 
 def delete(content, r):
     at = place(content, r)
-    return content[:at] + content[at + r.choice((1, 2, 30, 1000)):]
+    return content[:at] + content[at + r.choice((1, 2, 30, 1000)) :]
 
 
 def repeat(content, r):
@@ -85,13 +163,25 @@ def repeat(content, r):
 
 def insert(content, r):
     at = place(content, r)
-    return content[:at] + bytes(r.randrange(256) for _ in range(r.choice((1, 4, 60)))) + content[at:]
+    return (
+        content[:at] + bytes(r.randrange(256) for _ in range(r.choice((1, 4, 60)))) + content[at:]
+    )
 
 
 def line(content, r):
     lines = content.split(b"\n")
     at, other = r.randrange(len(lines)), r.randrange(len(lines))
-    return b"\n".join(r.choice((lines[:at] + lines[at + 1 :], lines[: at + 1] + lines[at:], lines[:at] + [lines[other]] + lines[at + 1 :], lines[:at] + [b""] + lines[at:], lines[at:] + lines[:at])))
+    return b"\n".join(
+        r.choice(
+            (
+                lines[:at] + lines[at + 1 :],
+                lines[: at + 1] + lines[at:],
+                lines[:at] + [lines[other]] + lines[at + 1 :],
+                lines[:at] + [b""] + lines[at:],
+                lines[at:] + lines[:at],
+            )
+        )
+    )
 
 
 def number(content, r):
@@ -113,18 +203,42 @@ def odd(tree, r):
         key = r.choice(list(tree))
         change = r.random()
         rest = {k: v for k, v in tree.items() if k != key}
-        return rest if change < 0.1 else rest | {r.choice(ODD[11:16]): tree[key]} if change < 0.2 else tree | {key: odd(tree[key], r)}
+        return (
+            rest
+            if change < 0.1
+            else rest | {r.choice(ODD[11:16]): tree[key]}
+            if change < 0.2
+            else tree | {key: odd(tree[key], r)}
+        )
     if isinstance(tree, (list, tuple)) and tree and r.random() < 0.9:
         at, items = r.randrange(len(tree)), list(tree)
         change = r.random()
-        items = items[:at] + items[at + 1 :] if change < 0.1 else items[: at + 1] + items[at:] if change < 0.2 else items[:at] + [odd(items[at], r)] + items[at + 1 :]
+        items = (
+            items[:at] + items[at + 1 :]
+            if change < 0.1
+            else items[: at + 1] + items[at:]
+            if change < 0.2
+            else items[:at] + [odd(items[at], r)] + items[at + 1 :]
+        )
         return type(tree)(items)
     if isinstance(tree, np.ndarray) and r.random() < 0.8:
         changed = tree.copy()
         if tree.size and tree.dtype.kind == "f":
             changed.flat[r.randrange(tree.size)] = r.choice((np.nan, np.inf, -1, 1e30, 0))
-        ways = (lambda: changed, lambda: tree[..., :1], lambda: tree[:0], lambda: tree.T, lambda: tree[0] if tree.ndim and len(tree) else tree, lambda: tree.astype("f8"), lambda: tree.astype("i2"),
-                lambda: tree.astype("S4"), lambda: np.asfortranarray(tree), lambda: tree.astype(object), lambda: np.zeros(tree.shape + (0,)), lambda: tree[None])
+        ways = (
+            lambda: changed,
+            lambda: tree[..., :1],
+            lambda: tree[:0],
+            lambda: tree.T,
+            lambda: tree[0] if tree.ndim and len(tree) else tree,
+            lambda: tree.astype("f8"),
+            lambda: tree.astype("i2"),
+            lambda: tree.astype("S4"),
+            lambda: np.asfortranarray(tree),
+            lambda: tree.astype(object),
+            lambda: np.zeros(tree.shape + (0,)),
+            lambda: tree[None],
+        )
         with np.errstate(all="ignore"):
             return r.choice(ways)()
     return r.choice(ODD)
@@ -139,7 +253,9 @@ def leaf(content, r):
 
 def pickled(content, r):
     try:
-        return pickle.dumps(odd(pickle.loads(content), r), r.choice((0, 1, 2, 3, 4, 5)))        # ours, not yet damaged: see `Damage`
+        return pickle.dumps(
+            odd(pickle.loads(content), r), r.choice((0, 1, 2, 3, 4, 5))
+        )  # ours, not yet damaged: see `Damage`
     except Exception:
         raise SkipChange from None
 
@@ -149,11 +265,31 @@ def header(content, r):
     if content[:6] != b"\x93NUMPY" or len(content) < 128:
         raise SkipChange
     text = content[10:128].rstrip()
-    ways = (("'<f4'", "'<f8'"), ("'<f4'", "'|O'"), ("'<f4'", "'>f4'"), ("'<f4'", "'|V4'"), ("False", "True"), ("False", "None"), ("descr", "x"), ("(", "(-"), ("(", "(1, "), ("(", "[("), (")", ",)"),
-            ("}", ", 'a': 1}"), ("(", "(" + r.choice(NUMBERS)[:60] + ", "))
+    ways = (
+        ("'<f4'", "'<f8'"),
+        ("'<f4'", "'|O'"),
+        ("'<f4'", "'>f4'"),
+        ("'<f4'", "'|V4'"),
+        ("False", "True"),
+        ("False", "None"),
+        ("descr", "x"),
+        ("(", "(-"),
+        ("(", "(1, "),
+        ("(", "[("),
+        (")", ",)"),
+        ("}", ", 'a': 1}"),
+        ("(", "(" + r.choice(NUMBERS)[:60] + ", "),
+    )
     old, new = r.choice(ways)
     changed = text.replace(old.encode(), new.encode(), 1) if r.random() < 0.6 else number(text, r)
-    return content[:6] + bytes((r.choice((1, 1, 1, 1, 2, 3, 9)), 0)) + min(len(changed) + 1, 65535).to_bytes(2, "little") + changed + b"\n" + content[128:]
+    return (
+        content[:6]
+        + bytes((r.choice((1, 1, 1, 1, 2, 3, 9)), 0))
+        + min(len(changed) + 1, 65535).to_bytes(2, "little")
+        + changed
+        + b"\n"
+        + content[128:]
+    )
 
 
 def member(content, r):
@@ -168,8 +304,16 @@ def member(content, r):
     name = r.choice(list(members))
     body, buffer = members.pop(name), io.BytesIO()
     renamed = r.random() < 0.15
-    members[r.choice(("../" + name, "/" + name, name + "\n", "é" + name, "x.npy", name.upper(), ".hidden")) if renamed else name] = body if renamed else damage(body, name, r)
-    with zipfile.ZipFile(buffer, "w", r.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))) as archive:
+    members[
+        r.choice(
+            ("../" + name, "/" + name, name + "\n", "é" + name, "x.npy", name.upper(), ".hidden")
+        )
+        if renamed
+        else name
+    ] = body if renamed else damage(body, name, r)
+    with zipfile.ZipFile(
+        buffer, "w", r.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))
+    ) as archive:
         for name, body in members.items():
             archive.writestr(name, body)
     return buffer.getvalue()
@@ -185,6 +329,7 @@ def safe_header(content, r):
 
 
 # what is damaged, and how it is read
+
 
 @dataclass
 class Case:
@@ -213,16 +358,23 @@ def npy(array) -> bytes:
 
 def prepared(folder: Path, **options) -> dict:
     """Name -> (frames, label) of what is read, with bad files skipped; under "" whether any was."""
-    from scdnet.prepare import prepare
+    from scdnet.data.prepare import prepare
 
     out = folder.parent / "out"
     shutil.rmtree(out, ignore_errors=True)
     store = prepare(folder, out, on_error="skip", workers=1, progress=False, **options)
     assert np.isfinite(store.frames).all() and store.persons <= 64 and len(store.classes) <= 10_000
-    return {name: (np.array(store[i]), int(store.labels[i])) for i, name in enumerate(store.names)} | {"": store.meta["source"]["skipped"] > 0}
+    return {
+        name: (np.array(store[i]), int(store.labels[i])) for i, name in enumerate(store.names)
+    } | {"": store.meta["source"]["skipped"] > 0}
 
 
-def recordings(folder: Path, files: Mapping[str, bytes], names: Callable[[str], list[str] | None] = lambda file: None, **options) -> Case:
+def recordings(
+    folder: Path,
+    files: Mapping[str, bytes],
+    names: Callable[[str], list[str] | None] = lambda file: None,
+    **options,
+) -> Case:
     """A data set of recordings; `names(file)` are the clips that a damaged file may change (None: any)."""
     write(folder, files)
     good = prepared(folder, **options)
@@ -233,10 +385,16 @@ def recordings(folder: Path, files: Mapping[str, bytes], names: Callable[[str], 
         skipped = found.pop("")
         for name in () if touched is None else set(good) - set(touched):
             assert name in found, f"{name} is lost though {changed} was damaged"
-            persons = good[name][0].shape[1]                                                     # a clip of more makes room for absent ones in all
-            np.testing.assert_array_equal(found[name][0][:, :persons], good[name][0], f"{name} has changed though {changed} was damaged")
+            persons = good[name][0].shape[1]  # a clip of more makes room for absent ones in all
+            np.testing.assert_array_equal(
+                found[name][0][:, :persons],
+                good[name][0],
+                f"{name} has changed though {changed} was damaged",
+            )
             assert not found[name][0][:, persons:].any()
-            assert found[name][1] == good[name][1] or changed.endswith(("clips.csv", "classes.txt")), f"{name} has another label"
+            assert found[name][1] == good[name][1] or changed.endswith(
+                ("clips.csv", "classes.txt")
+            ), f"{name} has another label"
         return not skipped
 
     return Case(folder, list(files), read)
@@ -244,7 +402,7 @@ def recordings(folder: Path, files: Mapping[str, bytes], names: Callable[[str], 
 
 def short_clips(actions=(1, 3, 50)):
     """Names and the first frames of made-up recordings."""
-    from scdnet.synthetic import perform
+    from scdnet.data.mannequin.perform import perform
 
     for i, action in enumerate(actions):
         take = perform(action, seed=i, subject=i + 1)
@@ -252,7 +410,7 @@ def short_clips(actions=(1, 3, 50)):
 
 
 def ntu_files() -> dict[str, bytes]:
-    from scdnet.synthetic import skeleton_text
+    from scdnet.data.mannequin.ntu_files import skeleton_text
 
     found = {}
     for name, take in short_clips():
@@ -280,7 +438,9 @@ def ntu_zip(folder: Path) -> Case:
     good.pop("")
 
     def read(place, _):
-        with zipfile.ZipFile(place / "raw.zip") as archive:                                     # a checksum that fits vouches for the content
+        with zipfile.ZipFile(
+            place / "raw.zip"
+        ) as archive:  # a checksum that fits vouches for the content
             same = {Path(i.filename).stem for i in archive.infolist() if i.CRC in crcs}
         found = prepared(place)
         for name in same & found.keys() & good.keys():
@@ -302,7 +462,16 @@ def safely(read, place, changed):
 
 def nwucla(folder: Path) -> Case:
     rng = np.random.default_rng(0)
-    files = {f"a{a:02}_s01_e00_v0{v}.json": json.dumps({"file_name": "x", "skeletons": np.round(rng.normal(size=(3, 20, 3)), 3).tolist(), "label": a}).encode() for a, v in ((1, 1), (2, 2), (3, 3))}
+    files = {
+        f"a{a:02}_s01_e00_v0{v}.json": json.dumps(
+            {
+                "file_name": "x",
+                "skeletons": np.round(rng.normal(size=(3, 20, 3)), 3).tolist(),
+                "label": a,
+            }
+        ).encode()
+        for a, v in ((1, 1), (2, 2), (3, 3))
+    }
     return recordings(folder, files, lambda file: [Path(file).stem])
 
 
@@ -311,10 +480,18 @@ def pku(folder: Path) -> Case:
     files = {}
     for video in ("0002-L", "0002-R", "0295-L"):
         frames = np.round(rng.normal(size=(30, 150)), 4)
-        files[f"skeleton/{video}.txt"] = "".join(" ".join(map(str, row)) + "\n" for row in frames.tolist()).encode()
+        files[f"skeleton/{video}.txt"] = "".join(
+            " ".join(map(str, row)) + "\n" for row in frames.tolist()
+        ).encode()
         files[f"label/{video}.txt"] = b"1,1,9,2\n7,12,25,1\n"
     files["split.txt"] = b"Training videos:\n0002-L, 0002-R\nValidation videos:\n0295-L\n"
-    return recordings(folder, files, lambda file: None if file == "split.txt" else [f"{Path(file).stem}-{row:03}" for row in (1, 2, 3)])
+    return recordings(
+        folder,
+        files,
+        lambda file: (
+            None if file == "split.txt" else [f"{Path(file).stem}-{row:03}" for row in (1, 2, 3)]
+        ),
+    )
 
 
 def pku_split(folder: Path) -> Case:
@@ -338,54 +515,119 @@ def arrays():
 
 def pyskl(folder: Path) -> Case:
     names, clips, labels = arrays()
-    annotations = [{"frame_dir": n, "label": label, "total_frames": len(c), "keypoint": c.transpose(1, 0, 2, 3)} for n, c, label in zip(names, clips, labels)]
-    return recordings(folder, {"ntu60_3danno.pkl": pickle.dumps({"split": {"xsub_train": names[:3], "xsub_val": names[3:]}, "annotations": annotations})})
+    annotations = [
+        {
+            "frame_dir": n,
+            "label": label,
+            "total_frames": len(c),
+            "keypoint": c.transpose(1, 0, 2, 3),
+        }
+        for n, c, label in zip(names, clips, labels)
+    ]
+    return recordings(
+        folder,
+        {
+            "ntu60_3danno.pkl": pickle.dumps(
+                {
+                    "split": {"xsub_train": names[:3], "xsub_val": names[3:]},
+                    "annotations": annotations,
+                }
+            )
+        },
+    )
 
 
 def ctrgcn(folder: Path) -> Case:
     _, clips, labels = arrays()
-    x = np.stack([np.pad(c, ((0, 10 - len(c)), (0, 0), (0, 0), (0, 0))).reshape(10, 150) for c in clips])
+    x = np.stack(
+        [np.pad(c, ((0, 10 - len(c)), (0, 0), (0, 0), (0, 0))).reshape(10, 150) for c in clips]
+    )
     buffer = io.BytesIO()
-    np.savez(buffer, x_train=x[:3], y_train=np.eye(60)[labels[:3]], x_test=x[3:], y_test=np.eye(60)[labels[3:]])
+    np.savez(
+        buffer,
+        x_train=x[:3],
+        y_train=np.eye(60)[labels[:3]],
+        x_test=x[3:],
+        y_test=np.eye(60)[labels[3:]],
+    )
     return recordings(folder, {"NTU60_CS.npz": buffer.getvalue()})
 
 
 def agcn(folder: Path) -> Case:
     names, clips, labels = arrays()
-    x = np.ascontiguousarray(np.stack([np.pad(c, ((0, 10 - len(c)), (0, 0), (0, 0), (0, 0))) for c in clips]).transpose(0, 4, 1, 3, 2))
-    files = {f"xsub/{side}_{kind}": content for side, at in (("train", slice(0, 3)), ("val", slice(3, 5)))
-             for kind, content in (("data_joint.npy", npy(x[at])), ("label.pkl", pickle.dumps((names[at], labels[at]))), ("num_frame.npy", npy(np.array([len(c) for c in clips[at]]))))}
+    x = np.ascontiguousarray(
+        np.stack([np.pad(c, ((0, 10 - len(c)), (0, 0), (0, 0), (0, 0))) for c in clips]).transpose(
+            0, 4, 1, 3, 2
+        )
+    )
+    files = {
+        f"xsub/{side}_{kind}": content
+        for side, at in (("train", slice(0, 3)), ("val", slice(3, 5)))
+        for kind, content in (
+            ("data_joint.npy", npy(x[at])),
+            ("label.pkl", pickle.dumps((names[at], labels[at]))),
+            ("num_frame.npy", npy(np.array([len(c) for c in clips[at]]))),
+        )
+    }
     return recordings(folder, files)
 
 
 def own_folder(folder: Path) -> Case:
     rng = np.random.default_rng(0)
-    layout = {"name": "leg", "joints": ["hip", "knee", "foot"], "bones": [["knee", "hip"], ["foot", "knee"]], "pairs": [], "center": "hip", "limbs": {"leg": ["hip", "knee"]}}
+    layout = {
+        "name": "leg",
+        "joints": ["hip", "knee", "foot"],
+        "bones": [["knee", "hip"], ["foot", "knee"]],
+        "pairs": [],
+        "center": "hip",
+        "limbs": {"leg": ["hip", "knee"]},
+    }
     files = {f"{name}.npy": npy(rng.normal(size=(5, 3, 2)).astype("f4")) for name in "abcd"}
-    files |= {"clips.csv": b"file,label,subject,mine\na.npy,sit,1,train\nb.npy,wave,2,test\nc.npy,sit,2,test\nd.npy,wave,1,train\n", "skeleton.json": json.dumps(layout).encode(), "classes.txt": b"sit\nwave\n"}
-    return recordings(folder, files, lambda file: [Path(file).stem] if file.endswith(".npy") else None)
+    files |= {
+        "clips.csv": b"file,label,subject,mine\na.npy,sit,1,train\nb.npy,wave,2,test\nc.npy,sit,2,test\nd.npy,wave,1,train\n",
+        "skeleton.json": json.dumps(layout).encode(),
+        "classes.txt": b"sit\nwave\n",
+    }
+    return recordings(
+        folder, files, lambda file: [Path(file).stem] if file.endswith(".npy") else None
+    )
 
 
 def tiny_store(path: Path):
-    from scdnet.skeleton import KINECT20
-    from scdnet.store import SkeletonStore
+    from scdnet.data.layouts import KINECT20
+    from scdnet.data.store import SkeletonStore
 
     rng = np.random.default_rng(0)
-    clips = [np.cumsum(rng.normal(size=(12 + i % 5, 20, 3)), 0).astype(np.float32) / 5 for i in range(24)]
+    clips = [
+        np.cumsum(rng.normal(size=(12 + i % 5, 20, 3)), 0).astype(np.float32) / 5 for i in range(24)
+    ]
     names = [f"clip{i:02}" for i in range(24)]
-    return SkeletonStore.from_arrays(path, clips, [i % 3 for i in range(24)], KINECT20, names=names, splits={"xsub": (names[:12], names[12:])})
+    return SkeletonStore.from_arrays(
+        path,
+        clips,
+        [i % 3 for i in range(24)],
+        KINECT20,
+        names=names,
+        splits={"xsub": (names[:12], names[12:])},
+    )
 
 
 def store(folder: Path) -> Case:
-    from scdnet.store import SkeletonStore
+    from scdnet.data.store import SkeletonStore
 
     good = np.array(tiny_store(folder / "store").frames)
 
     def read(place, changed):
-        from scdnet.inspection import clip_table, facts
+        from scdnet.data.summary import clip_table, facts
 
         opened = SkeletonStore.open(place / "store")
-        facts(opened), clip_table(opened), [np.array(clip) for clip in opened], repr(opened), opened.identity
+        (
+            facts(opened),
+            clip_table(opened),
+            [np.array(clip) for clip in opened],
+            repr(opened),
+            opened.identity,
+        )
         for name in opened.splits:
             train, test = opened.split(name)
             assert len(train) and len(test) and not set(train) & set(test)
@@ -394,20 +636,35 @@ def store(folder: Path) -> Case:
             np.testing.assert_array_equal(sound.frames, good)
         return True
 
-    return Case(folder, [f"store/{name}" for name in ("frames.npy", "clips.csv", "meta.json", "meta.json")], read)
+    return Case(
+        folder,
+        [f"store/{name}" for name in ("frames.npy", "clips.csv", "meta.json", "meta.json")],
+        read,
+    )
 
 
 def tiny_config():
-    from scdnet.encoder import EncoderConfig
-    from scdnet.pretrain import PRESETS
+    from scdnet.model.encoder import EncoderConfig
+    from scdnet.training.config import PRESETS
 
     demo = PRESETS["demo"]
-    return replace(demo, epochs=1, batch_size=6, queue_size=8, precision="fp32", device="cpu", save_every=1, view=replace(demo.view, crop_least=8),
-                   encoder=EncoderConfig(frames=16, channels=8, width=8, heads=2, projection=8, projector_norm=True))
+    return replace(
+        demo,
+        epochs=1,
+        batch_size=6,
+        queue_size=8,
+        precision="fp32",
+        device="cpu",
+        save_every=1,
+        view=replace(demo.view, crop_least=8),
+        encoder=EncoderConfig(
+            frames=16, channels=8, width=8, heads=2, projection=8, projector_norm=True
+        ),
+    )
 
 
 def tiny_run(folder: Path):
-    from scdnet.pretrain import pretrain
+    from scdnet.training.pretrain import pretrain
 
     opened = tiny_store(folder / "store")
     pretrain(opened, "xsub", tiny_config(), folder / "run", preset="demo", progress=False)
@@ -417,27 +674,63 @@ def tiny_run(folder: Path):
 def run(folder: Path) -> Case:
     import torch
 
-    from scdnet.cli import main
-    from scdnet.pretrain import load_encoder, run_config
-    from scdnet.results import about_run, find_results
+    from scdnet.app.cli.main import main
+    from scdnet.training.run import load_encoder, run_config
+    from scdnet.paper.tables import about_run, find_results
 
     tiny_run(folder)
     with contextlib.redirect_stdout(io.StringIO()):
-        assert main(["evaluate", "knn", "--run", str(folder / "run"), "--store", str(folder / "store"), "--split", "xsub"]) == 0
+        assert (
+            main(
+                [
+                    "evaluate",
+                    "knn",
+                    "--run",
+                    str(folder / "run"),
+                    "--store",
+                    str(folder / "store"),
+                    "--split",
+                    "xsub",
+                ]
+            )
+            == 0
+        )
 
     def read(place, _):
         encoder = load_encoder(place / "run")
         with torch.no_grad():
-            encoder(torch.zeros(1, encoder.coords, encoder.config.frames, encoder.skeleton.num_joints, encoder.persons))
+            encoder(
+                torch.zeros(
+                    1,
+                    encoder.coords,
+                    encoder.config.frames,
+                    encoder.skeleton.num_joints,
+                    encoder.persons,
+                )
+            )
         run_config(place / "run"), about_run(place / "run"), list(find_results(place / "run"))
         return True
 
-    return Case(folder, [f"run/{name}" for name in ("config.json", "config.json", "encoder.safetensors", "metrics.jsonl", "eval/knn-xsub.json")], read)
+    return Case(
+        folder,
+        [
+            f"run/{name}"
+            for name in (
+                "config.json",
+                "config.json",
+                "encoder.safetensors",
+                "metrics.jsonl",
+                "eval/knn-xsub.json",
+            )
+        ],
+        read,
+    )
 
 
 def checkpoint(folder: Path) -> Case:
-    from scdnet.files import digest
-    from scdnet.pretrain import Pretraining, _digest
+    from scdnet.utils.files import digest
+    from scdnet.training.checkpoint import _digest
+    from scdnet.training.pretrain import Pretraining
 
     opened = tiny_run(folder)
     state = Pretraining(tiny_config(), opened, opened.split("xsub")[0])
@@ -446,33 +739,51 @@ def checkpoint(folder: Path) -> Case:
 
     def read(place, _):
         copy = place / last.relative_to(folder)
-        with contextlib.suppress(Exception):                                                     # half of the damage is sealed, as by one who means harm
+        with contextlib.suppress(
+            Exception
+        ):  # half of the damage is sealed, as by one who means harm
             numbers = json.loads((copy / "state.json").read_text())
             if r.random() < 0.5 and isinstance(numbers.pop("digests", None), dict):
-                seals = {name: digest(copy / name) for name in names} | {"numbers": _digest(numbers)}
+                seals = {name: digest(copy / name) for name in names} | {
+                    "numbers": _digest(numbers)
+                }
                 (copy / "state.json").write_text(json.dumps(numbers | {"digests": seals}))
         with contextlib.redirect_stderr(io.StringIO()):
             return state.load(copy.parent)
 
-    return Case(folder, [str((last / name).relative_to(folder)) for name in ("state.json", *names)], read)
+    return Case(
+        folder, [str((last / name).relative_to(folder)) for name in ("state.json", *names)], read
+    )
 
 
 def official(folder: Path) -> Case:
     import torch
 
-    from scdnet.encoder import Encoder, EncoderConfig
-    from scdnet.momentum import MomentumContrast
-    from scdnet.official import import_official, read_checkpoint
-    from scdnet.skeleton import KINECT20
+    from scdnet.model.encoder import Encoder, EncoderConfig
+    from scdnet.training.moco import MomentumContrast
+    from scdnet.training.official import import_official, read_checkpoint
+    from scdnet.data.layouts import KINECT20
 
     torch.manual_seed(0)
-    model = MomentumContrast(Encoder(EncoderConfig(frames=16, channels=8, width=16, heads=2, projection=4), KINECT20, persons=1), queue_size=8).eval()
+    model = MomentumContrast(
+        Encoder(
+            EncoderConfig(frames=16, channels=8, width=16, heads=2, projection=4),
+            KINECT20,
+            persons=1,
+        ),
+        queue_size=8,
+    ).eval()
     space: dict = {}
     for cell in json.loads((ROOT / "nbs/33_official.ipynb").read_text())["cells"]:
-        if (source := "".join(cell["source"])).startswith(("def space_to_official", "def time_to_official", "def to_official")):
-            exec(source, space)                                                                  # the notebook takes a model apart
+        if (source := "".join(cell["source"])).startswith(
+            ("def space_to_official", "def time_to_official", "def to_official")
+        ):
+            exec(source, space)  # the notebook takes a model apart
     old = {name: value.detach().contiguous() for name, value in space["to_official"](model).items()}
-    buffer, arrays_of = io.BytesIO(), {f"state_dict/{name}": value.numpy() for name, value in old.items()}
+    buffer, arrays_of = (
+        io.BytesIO(),
+        {f"state_dict/{name}": value.numpy() for name, value in old.items()},
+    )
     torch.save({"state_dict": old, "epoch": 450}, buffer)
     packed = io.BytesIO()
     np.savez_compressed(packed, **arrays_of)
@@ -486,17 +797,115 @@ def official(folder: Path) -> Case:
     return Case(folder, ["c.pth.tar", "c.npz"], read)
 
 
-READERS: dict[str, Callable[[Path], Case]] = {f.__name__.replace("_", "-"): f for f in
-                                              (ntu, ntu_zip, nwucla, pku, pku_split, pyskl, ctrgcn, agcn, own_folder, store, run, checkpoint, official)}
+READERS: dict[str, Callable[[Path], Case]] = {
+    f.__name__.replace("_", "-"): f
+    for f in (
+        ntu,
+        ntu_zip,
+        nwucla,
+        pku,
+        pku_split,
+        pyskl,
+        ctrgcn,
+        agcn,
+        own_folder,
+        store,
+        run,
+        checkpoint,
+        official,
+    )
+}
 
 
 # words for the command line
 
-INTS = ["-1", "0", "1", "2", "3", "4", "8", "1000000000000", "9" * 30, "9" * 5000, "one", "1.5", "nan", "", "--", "1e3", "٣"]
-FLOATS = ["-1", "0", "0.1", "0.5", "1", "2", "1e-9", "1e9", "1e400", "nan", "inf", "-inf", "x", "", "1,5", "9" * 400]
-NAMES = ["store", "run", "raw", "nowhere", "", ".", "..", "/", "/dev/null", "\udcff", "x" * 5000, "a\nb", "-", "--", "store/meta.json", "run/config.json", "é 🦴", "new", "official.npz", "http://example.org/x", "~"]
-TEXTS = ["xsub", "xview", "", "x" * 1000, "\udcff", "é", "a\nb", "cpu", "auto", "cuda", "meta", "cpu:7", "mps", "toaster", "0", "../x", "--help"]
-SLOW = ("epochs", "draws", "repeats", "workers", "gcn-layers", "layers")        # of these no large number: it would only take its time
+INTS = [
+    "-1",
+    "0",
+    "1",
+    "2",
+    "3",
+    "4",
+    "8",
+    "1000000000000",
+    "9" * 30,
+    "9" * 5000,
+    "one",
+    "1.5",
+    "nan",
+    "",
+    "--",
+    "1e3",
+    "٣",
+]
+FLOATS = [
+    "-1",
+    "0",
+    "0.1",
+    "0.5",
+    "1",
+    "2",
+    "1e-9",
+    "1e9",
+    "1e400",
+    "nan",
+    "inf",
+    "-inf",
+    "x",
+    "",
+    "1,5",
+    "9" * 400,
+]
+NAMES = [
+    "store",
+    "run",
+    "raw",
+    "nowhere",
+    "",
+    ".",
+    "..",
+    "/",
+    "/dev/null",
+    "\udcff",
+    "x" * 5000,
+    "a\nb",
+    "-",
+    "--",
+    "store/meta.json",
+    "run/config.json",
+    "é 🦴",
+    "new",
+    "official.npz",
+    "http://example.org/x",
+    "~",
+]
+TEXTS = [
+    "xsub",
+    "xview",
+    "",
+    "x" * 1000,
+    "\udcff",
+    "é",
+    "a\nb",
+    "cpu",
+    "auto",
+    "cuda",
+    "meta",
+    "cpu:7",
+    "mps",
+    "toaster",
+    "0",
+    "../x",
+    "--help",
+]
+SLOW = (
+    "epochs",
+    "draws",
+    "repeats",
+    "workers",
+    "gcn-layers",
+    "layers",
+)  # of these no large number: it would only take its time
 
 
 def words_of(kind, long: str, draw, st):
@@ -505,10 +914,18 @@ def words_of(kind, long: str, draw, st):
     if choices:
         return [str(draw(st.sampled_from([*choices, *choices, "nonsense", ""])))]
     if get_origin(kind) is tuple or str(kind).startswith("tuple"):
-        return [w for _ in range(draw(st.integers(0, 3))) for w in words_of(get_args(kind)[0], long, draw, st)]
+        return [
+            w
+            for _ in range(draw(st.integers(0, 3)))
+            for w in words_of(get_args(kind)[0], long, draw, st)
+        ]
     text = str(kind)
     if "int" in text:
-        return [draw(st.sampled_from([w for w in INTS if long.split(".")[-1] not in SLOW or len(w) < 4]))]
+        return [
+            draw(
+                st.sampled_from([w for w in INTS if long.split(".")[-1] not in SLOW or len(w) < 4])
+            )
+        ]
     if "float" in text:
         return [draw(st.sampled_from(FLOATS))]
     return [draw(st.sampled_from(NAMES if "Path" in text else TEXTS))]
@@ -516,46 +933,95 @@ def words_of(kind, long: str, draw, st):
 
 def options_of(command) -> dict[str, object]:
     """Long name -> type of every option, the configuration's under their dotted names."""
-    from scdnet.cli import Ablate, Pretrain
-    from scdnet.pretrain import PretrainConfig
+    from scdnet.app.cli.train import Ablate, Pretrain
+    from scdnet.training.config import PretrainConfig
 
     def below(kind, at=""):
         for option in fields(kind):
             name = at + {"run_folder": "run"}.get(option.name, option.name).replace("_", "-")
             if is_dataclass(option.type):
                 yield from below(option.type, f"{name}.")
-            elif option.name not in ("sources", "folders", "table", "checkpoint") and not (option.name == "store" and command.__name__ == "Inspect"):
+            elif option.name not in ("sources", "folders", "table", "checkpoint") and not (
+                option.name == "store" and command.__name__ == "Inspect"
+            ):
                 yield name, option.type
+
     found = dict(below(command))
     return found | dict(below(PretrainConfig)) if command in (Pretrain, Ablate) else found
 
 
 def command_line(draw, st) -> list[str]:
     """A command with what it needs, and up to five options that are changed."""
-    from scdnet.cli import COMMANDS, PROTOCOLS
+    from scdnet.app.cli.evaluate import PROTOCOLS
+    from scdnet.app.cli.main import COMMANDS
 
-    tiny = ("--preset demo --epochs 1 --batch-size 6 --queue-size 8 --precision fp32 --device cpu --encoder.frames 16 --encoder.channels 8 --encoder.width 8 --encoder.heads 2 "
-            "--encoder.projection 8 --view.crop-least 8").split()
-    given = {"demo": "--out new", "synthesize": "--out new --workers 1", "prepare": "raw --out new --workers 1", "inspect": "store", "results": "", "bench": "",
-             "pretrain": ["--store", "store", "--split", "xsub", "--out", "new", *tiny], "ablate": ["table5", "--store", "store", "--split", "xsub", "--out", "new", *tiny],
-             "embed": "--run run --store store --out new.npz --device cpu", "import-official": "official.npz --out new --skeleton kinect20 --heads 2", "figures": "--run run --store store --out new"}
-    name = draw(st.sampled_from([*given, "evaluate", "evaluate", "evaluate", "pretrain", "prepare", "prepare"]))
+    tiny = (
+        "--preset demo --epochs 1 --batch-size 6 --queue-size 8 --precision fp32 --device cpu --encoder.frames 16 --encoder.channels 8 --encoder.width 8 --encoder.heads 2 "
+        "--encoder.projection 8 --view.crop-least 8"
+    ).split()
+    given = {
+        "demo": "--out new",
+        "synthesize": "--out new --workers 1",
+        "prepare": "raw --out new --workers 1",
+        "inspect": "store",
+        "results": "",
+        "bench": "",
+        "pretrain": ["--store", "store", "--split", "xsub", "--out", "new", *tiny],
+        "ablate": ["table5", "--store", "store", "--split", "xsub", "--out", "new", *tiny],
+        "embed": "--run run --store store --out new.npz --device cpu",
+        "import-official": "official.npz --out new --skeleton kinect20 --heads 2",
+        "figures": "--run run --store store --out new",
+    }
+    name = draw(
+        st.sampled_from(
+            [*given, "evaluate", "evaluate", "evaluate", "pretrain", "prepare", "prepare"]
+        )
+    )
     if name == "evaluate":
         protocol = draw(st.sampled_from([*PROTOCOLS]))
-        short = ["--epochs", "1"] * (protocol != "knn") + ["--draws", "1", "--fraction", "0.5"] * (protocol == "semi")
-        words, command = ["evaluate", protocol, *"--run run --store store --split xsub --device cpu --out new.json --no-baselines".split(), *short], PROTOCOLS[protocol]
+        short = ["--epochs", "1"] * (protocol != "knn") + ["--draws", "1", "--fraction", "0.5"] * (
+            protocol == "semi"
+        )
+        words, command = (
+            [
+                "evaluate",
+                protocol,
+                *"--run run --store store --split xsub --device cpu --out new.json --no-baselines".split(),
+                *short,
+            ],
+            PROTOCOLS[protocol],
+        )
     else:
-        words, command = [name, *(given[name].split() if isinstance(given[name], str) else given[name])], COMMANDS[name]
+        words, command = (
+            [name, *(given[name].split() if isinstance(given[name], str) else given[name])],
+            COMMANDS[name],
+        )
     options = options_of(command)
     for long in draw(st.lists(st.sampled_from([*options, "colour"]), min_size=0, max_size=5)):
         kind = options.get(long, str)
         if kind is bool:
-            words += [f"--{draw(st.sampled_from(['', 'no-']))}{long}"] if "." not in long else [f"--{long}" if draw(st.booleans()) else "--" + re.sub(r"([^.]+)$", r"no-\1", long)]
+            words += (
+                [f"--{draw(st.sampled_from(['', 'no-']))}{long}"]
+                if "." not in long
+                else [
+                    f"--{long}"
+                    if draw(st.booleans())
+                    else "--" + re.sub(r"([^.]+)$", r"no-\1", long)
+                ]
+            )
         else:
             words += [f"--{long}", *words_of(kind, long, draw, st)]
-    for _ in range(draw(st.sampled_from((0, 0, 0, 0, 1, 2)))):                                    # words lost or out of place
+    for _ in range(draw(st.sampled_from((0, 0, 0, 0, 1, 2)))):  # words lost or out of place
         at = draw(st.integers(0, len(words) - 1)) if words else 0
-        words = draw(st.sampled_from((words[:at] + words[at + 1 :], words[: at + 1] + words[at:], words[:at] + [draw(st.sampled_from(NAMES + TEXTS + INTS))] + words[at:])))
+        words = draw(
+            st.sampled_from(
+                (
+                    words[:at] + words[at + 1 :],
+                    words[: at + 1] + words[at:],
+                    words[:at] + [draw(st.sampled_from(NAMES + TEXTS + INTS))] + words[at:],
+                )
+            )
+        )
     return words
 
 
@@ -570,18 +1036,21 @@ def first_only(function, times: int):
         if next(calls, None) is None:
             raise InputError(ENOUGH)
         return function(*given, **options)
+
     return call
 
 
-def command_case(folder: Path, change: Callable[[object, str, object], None] = setattr, times: int = 30) -> None:
+def command_case(
+    folder: Path, change: Callable[[object, str, object], None] = setattr, times: int = 30
+) -> None:
     """A folder to work in. Of demo, bench, ablate and figures only the words are read; an encoder is trained or asked `times` times at most. `change` is `setattr`, or one that is undone."""
-    import scdnet.cli as cli
-    import scdnet.finetune as finetune
-    import scdnet.judge as judge
-    import scdnet.linear as linear
-    import scdnet.pretrain as pretrain
-    import scdnet.synthetic as synthetic
-    import scdnet.synthetic_pku as synthetic_pku
+    import scdnet.app.cli.main as cli
+    import scdnet.evaluation.finetune as finetune
+    import scdnet.evaluation.baselines as judge
+    import scdnet.evaluation.linear as linear
+    import scdnet.training.pretrain as pretrain
+    import scdnet.data.mannequin.perform as synthetic
+    import scdnet.data.mannequin.pku_files as synthetic_pku
 
     official(folder / "o")
     run(folder)
@@ -591,18 +1060,39 @@ def command_case(folder: Path, change: Callable[[object, str, object], None] = s
     for command in (cli.Demo, cli.Bench, cli.Ablate, cli.Figures):
         change(command, "run", lambda self: None)
     few = synthetic.MannequinConfig(actions=(5,), subjects=(1,))
-    change(synthetic.synthesize, "__defaults__", tuple(few if isinstance(d, synthetic.MannequinConfig) else d for d in synthetic.synthesize.__defaults__))
-    change(synthetic_pku.synthesize_pku, "__defaults__", tuple(1 if d == 12 else d for d in synthetic_pku.synthesize_pku.__defaults__))
-    for words in ("pretrain --store store --split xsub --out new --preset demo --epochs 0", "evaluate linear --run run --store store --split xsub --out new.json --epochs 1", "inspect store", "results"):
+    change(
+        synthetic.synthesize,
+        "__defaults__",
+        tuple(
+            few if isinstance(d, synthetic.MannequinConfig) else d
+            for d in synthetic.synthesize.__defaults__
+        ),
+    )
+    change(
+        synthetic_pku.synthesize_pku,
+        "__defaults__",
+        tuple(1 if d == 12 else d for d in synthetic_pku.synthesize_pku.__defaults__),
+    )
+    for words in (
+        "pretrain --store store --split xsub --out new --preset demo --epochs 0",
+        "evaluate linear --run run --store store --split xsub --out new.json --epochs 1",
+        "inspect store",
+        "results",
+    ):
         with contextlib.suppress(InputError):
-            obey(folder, words.split())                                                          # what is imported late is there now
-    for module, name in ((pretrain, "_run_epoch"), (finetune, "fit"), (judge, "all_features"), (linear, "features")):
+            obey(folder, words.split())  # what is imported late is there now
+    for module, name in (
+        (pretrain, "_run_epoch"),
+        (finetune, "fit"),
+        (judge, "all_features"),
+        (linear, "features"),
+    ):
         change(module, name, first_only(getattr(module, name), times))
 
 
 def obey(folder: Path, words: list[str]) -> bool:
     """Run a command line; True where it went well, InputError where it was refused, AssertionError for anything else."""
-    from scdnet.cli import main
+    from scdnet.app.cli.main import main
 
     out, err = io.StringIO(), io.StringIO()
     before = set(folder.iterdir())
@@ -620,6 +1110,7 @@ def obey(folder: Path, words: list[str]) -> bool:
 
 
 # counting
+
 
 @dataclass
 class Tally:
@@ -651,8 +1142,10 @@ class Tally:
 @contextlib.contextmanager
 def limit(seconds: int):
     """TimeoutError in the body after so many seconds."""
+
     def stop(*_):
         raise TimeoutError(f"more than {seconds} s")
+
     before = signal.signal(signal.SIGALRM, stop)
     signal.alarm(seconds)
     try:
@@ -697,7 +1190,13 @@ def fuzz_words(folder: Path, count: int, seed: int, tally: Tally) -> None:
     command_case(folder)
 
     @hypothesis.seed(seed)
-    @hypothesis.settings(max_examples=count, database=None, deadline=None, suppress_health_check=list(hypothesis.HealthCheck), phases=[hypothesis.Phase.generate])
+    @hypothesis.settings(
+        max_examples=count,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(hypothesis.HealthCheck),
+        phases=[hypothesis.Phase.generate],
+    )
     @hypothesis.given(st.data())
     def many(data):
         words = command_line(data.draw, st)
@@ -707,34 +1206,71 @@ def fuzz_words(folder: Path, count: int, seed: int, tally: Tally) -> None:
 
 
 def row(name: str, tally: Tally, seed: int, command: str) -> dict:
-    from scdnet.pretrain import machine
+    from scdnet.utils.machine import machine
 
     facts = machine()
-    return {"inputs": tally.inputs, "refused": tally.refused, "read": tally.read, "wrong": len(tally.wrong), "slowest_seconds": round(tally.slowest, 2),
-            "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1000, "seed": seed, "command": command, "date": facts["date"],
-            "machine": f"{facts['processor']}, {facts['cores']} cores, Python {facts['python']}, PyTorch {facts['torch']}, NumPy {facts['numpy']}"}
+    return {
+        "inputs": tally.inputs,
+        "refused": tally.refused,
+        "read": tally.read,
+        "wrong": len(tally.wrong),
+        "slowest_seconds": round(tally.slowest, 2),
+        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1000,
+        "seed": seed,
+        "command": command,
+        "date": facts["date"],
+        "machine": f"{facts['processor']}, {facts['cores']} cores, Python {facts['python']}, PyTorch {facts['torch']}, NumPy {facts['numpy']}",
+    }
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("reader", choices=[*READERS, "cli", "all"])
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="JSON file; the row of the reader is written anew")
     given = parser.parse_args()
     if given.reader == "all":
-        rest = ["--count", str(given.count), "--seed", str(given.seed), *(["--out", str(given.out)] if given.out else [])]
-        return max(subprocess.run([sys.executable, __file__, name, *rest]).returncode for name in [*READERS, "cli"])
+        rest = [
+            "--count",
+            str(given.count),
+            "--seed",
+            str(given.seed),
+            *(["--out", str(given.out)] if given.out else []),
+        ]
+        return max(
+            subprocess.run([sys.executable, __file__, name, *rest]).returncode
+            for name in [*READERS, "cli"]
+        )
     os.environ["TQDM_DELAY"] = "600"
     tally = fuzz(given.reader, given.count, given.seed)
     for what, error in tally.wrong[:20]:
         print(f"--- {what[:600]}\n{error[-1800:]}", file=sys.stderr)
-    found = row(given.reader, tally, given.seed, f"python tools/fuzz.py {given.reader} --count {given.count} --seed {given.seed}")
-    print(given.reader, json.dumps({key: value for key, value in found.items() if key not in ("machine", "command", "date")}))
+    found = row(
+        given.reader,
+        tally,
+        given.seed,
+        f"python tools/fuzz.py {given.reader} --count {given.count} --seed {given.seed}",
+    )
+    print(
+        given.reader,
+        json.dumps(
+            {
+                key: value
+                for key, value in found.items()
+                if key not in ("machine", "command", "date")
+            }
+        ),
+    )
     if given.out:
-        from scdnet.files import read_json, write_json
+        from scdnet.utils.files import read_json, write_json
+
         given.out.parent.mkdir(parents=True, exist_ok=True)
-        write_json(given.out, (read_json(given.out) if given.out.exists() else {}) | {given.reader: found})
+        write_json(
+            given.out, (read_json(given.out) if given.out.exists() else {}) | {given.reader: found}
+        )
     return 1 if tally.wrong or found["peak_memory_mb"] > MEMORY / 10**6 else 0
 
 

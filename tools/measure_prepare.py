@@ -4,6 +4,7 @@
 
 Takes about two minutes on two quiet cores, and 7 GB in TMPDIR, which are given back. Linux only, as it looks into /proc.
 """
+
 import itertools
 import json
 import os
@@ -15,19 +16,26 @@ from pathlib import Path
 
 import numpy as np
 
-from scdnet.formats import ntu
-from scdnet.preprocess import preprocess
-from scdnet.skeleton import NTU25
-from scdnet.store import SkeletonStore
-from scdnet.synthetic import perform, skeleton_text, synthesize
+from scdnet.data.readers import ntu
+from scdnet.data.preprocess import preprocess
+from scdnet.data.layouts import NTU25
+from scdnet.data.store import SkeletonStore
+from scdnet.data.mannequin.ntu_files import skeleton_text, synthesize
+from scdnet.data.mannequin.perform import perform
 
-PADDED = 300                   # frames of a clip in AGCN's arrays (N, 3, 300, 25, 2)
+PADDED = 300  # frames of a clip in AGCN's arrays (N, 3, 300, 25, 2)
 
 
 def plain_normaliser():
     """`normalize_plain` as the notebook on preprocessing writes it."""
-    cells = json.loads((Path(__file__).parents[1] / "nbs" / "16_preprocess.ipynb").read_text())["cells"]
-    source, = ("".join(cell["source"]) for cell in cells if "def normalize_plain" in "".join(cell["source"]))
+    cells = json.loads((Path(__file__).parents[1] / "nbs" / "16_preprocess.ipynb").read_text())[
+        "cells"
+    ]
+    (source,) = (
+        "".join(cell["source"])
+        for cell in cells
+        if "def normalize_plain" in "".join(cell["source"])
+    )
     names = {"np": np}
     exec(source, names)
     return names["normalize_plain"]
@@ -50,22 +58,32 @@ def seconds(call, *arguments):
 
 def speed():
     """Plain and exported take turns on one file after the other, one core."""
-    print("one file, one core             frames  bodies    kB   plain ms  exported ms   times   difference m")
+    print(
+        "one file, one core             frames  bodies    kB   plain ms  exported ms   times   difference m"
+    )
     normalize = plain_normaliser()
     for action in (7, 4, 22, 50, 59):
         take = perform(action, camera=2, replication=2, seed=1)
         data = skeleton_text(take).encode()
         ours = exported(data)
         difference = np.abs(plain(data, normalize) - ours).max()
-        slow, fast = 1000 * np.median([(seconds(plain, data, normalize), seconds(exported, data)) for _ in range(9)], axis=0)
-        print(f"{take.name:30s} {len(take.joints):6d} {take.joints.shape[1]:7d} {len(data) // 1024:5d} "
-              f"{slow:10.1f} {fast:12.2f} {slow / fast:7.1f} {difference:14.1e}")
+        slow, fast = 1000 * np.median(
+            [(seconds(plain, data, normalize), seconds(exported, data)) for _ in range(9)], axis=0
+        )
+        print(
+            f"{take.name:30s} {len(take.joints):6d} {take.joints.shape[1]:7d} {len(data) // 1024:5d} "
+            f"{slow:10.1f} {fast:12.2f} {slow / fast:7.1f} {difference:14.1e}"
+        )
 
 
 def names():
     """Names of NTU-60 recordings that are not on the list of missing skeletons."""
-    for setup, camera, subject, replication, action in itertools.product(range(1, 18), (1, 2, 3), range(1, 9), (1, 2), range(1, 61)):
-        if (name := f"S{setup:03}C{camera:03}P{subject:03}R{replication:03}A{action:03}") not in ntu.missing_skeletons():
+    for setup, camera, subject, replication, action in itertools.product(
+        range(1, 18), (1, 2, 3), range(1, 9), (1, 2), range(1, 61)
+    ):
+        if (
+            name := f"S{setup:03}C{camera:03}P{subject:03}R{replication:03}A{action:03}"
+        ) not in ntu.missing_skeletons():
             yield name
 
 
@@ -92,9 +110,13 @@ def memory(session):
     resident = proportional = 0
     for pid in processes(session):
         try:
-            resident += int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+            resident += int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf(
+                "SC_PAGE_SIZE"
+            )
             rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
-            proportional += 1024 * next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
+            proportional += 1024 * next(
+                int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:")
+            )
         except (OSError, StopIteration):
             continue
     return resident / 1e6, proportional / 1e6
@@ -103,8 +125,23 @@ def memory(session):
 def prepare(source, out, workers):
     """`scdnet prepare` in a process of its own: seconds, and the peaks of its memory."""
     start, peaks = time.perf_counter(), (0.0, 0.0)
-    process = subprocess.Popen([sys.executable, "-m", "scdnet", "prepare", source, "--out", out, "--workers", str(workers), "--overwrite"],
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "scdnet",
+            "prepare",
+            source,
+            "--out",
+            out,
+            "--workers",
+            str(workers),
+            "--overwrite",
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
     while process.poll() is None:
         peaks = tuple(map(max, peaks, memory(process.pid)))
         time.sleep(0.05)
@@ -114,8 +151,11 @@ def prepare(source, out, workers):
 
 
 def show(count, workers, took, resident, proportional):
-    print(f"{count:6d} clips, {workers} processes   {took:6.1f} s   {1000 * took / count:5.2f} ms a clip   "
-          f"peak {resident:4.0f} MB resident, {proportional:4.0f} MB proportional", flush=True)
+    print(
+        f"{count:6d} clips, {workers} processes   {took:6.1f} s   {1000 * took / count:5.2f} ms a clip   "
+        f"peak {resident:4.0f} MB resident, {proportional:4.0f} MB proportional",
+        flush=True,
+    )
 
 
 def main():
@@ -123,16 +163,31 @@ def main():
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
         files = sorted(synthesize(root / "raw", progress=False).glob("*.skeleton"))
-        print("\nthe whole of scdnet prepare, start of Python included; the first run warms the disk's cache")
+        print(
+            "\nthe whole of scdnet prepare, start of Python included; the first run warms the disk's cache"
+        )
         for count in (500, 2000, 20_000):
             many(files, root / str(count), count)
-        for count, workers in ((2000, 1), (2000, 1), (2000, 2), (2000, 1), (2000, 2), (500, 2), (20_000, 2)):
+        for count, workers in (
+            (2000, 1),
+            (2000, 1),
+            (2000, 2),
+            (2000, 1),
+            (2000, 2),
+            (500, 2),
+            (20_000, 2),
+        ):
             show(count, workers, *prepare(root / str(count), root / "store", workers))
         prepare(root / "raw", root / "store", 2)
         store = SkeletonStore.open(root / "store")
-        held, padded = sum(file.stat().st_size for file in (root / "store").iterdir()), len(store) * 3 * PADDED * 25 * 2 * 4
-        print(f"\n{len(store)} clips of {store.lengths.mean():.0f} frames: store {held / 1e6:.1f} MB, padded arrays {padded / 1e6:.1f} MB, "
-              f"share {held / padded:.3f}")
+        held, padded = (
+            sum(file.stat().st_size for file in (root / "store").iterdir()),
+            len(store) * 3 * PADDED * 25 * 2 * 4,
+        )
+        print(
+            f"\n{len(store)} clips of {store.lengths.mean():.0f} frames: store {held / 1e6:.1f} MB, padded arrays {padded / 1e6:.1f} MB, "
+            f"share {held / padded:.3f}"
+        )
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@
 
 Each prints a table, writes data/trust/NAME.json (or --out) and ends with 1 where something was lost. Linux only. Kills and faults take some minutes of one core.
 """
+
 import contextlib
 import ctypes
 import json
@@ -36,23 +37,66 @@ sys.path.append(str(ROOT / "tests"))
 import tyro
 from small import TINY, random_walks
 
-from scdnet.cli import main, show
-from scdnet.files import digest, write_json
-from scdnet.pretrain import PRESETS, Pretraining, keep_memory, machine, pretrain
-from scdnet.store import SkeletonStore
-from scdnet.synthetic import MannequinConfig, synthesize
+from scdnet.app.cli.main import main
+from scdnet.app.cli.parsing import show
+from scdnet.utils.files import digest, write_json
+from scdnet.training.config import PRESETS
+from scdnet.training.pretrain import Pretraining, pretrain
+from scdnet.utils.machine import keep_memory, machine
+from scdnet.data.store import SkeletonStore
+from scdnet.data.mannequin.ntu_files import synthesize
+from scdnet.data.mannequin.perform import MannequinConfig
 
-NOBODY = 65534                                                    # an ordinary user
-TIMES = ("seconds", "clips_per_second")                           # of a line of metrics.jsonl
-LEARN = ["--split", "half", "--preset", "demo", "--batch-size", 8, "--queue-size", 16, "--precision", "fp32", "--device", "cpu", "--save-every", 1, "--view.crop-least", 8,
-         "--encoder.frames", 16, "--encoder.channels", 8, "--encoder.width", 16, "--encoder.heads", 4, "--encoder.projection", 8]
-SERVER = multiprocessing.get_context("forkserver")                # a process with everything imported, from which each command is forked in no time
-SERVER.set_forkserver_preload(["measure_trust", "torch._dynamo", "scdnet.prepare", "scdnet.linear", "encodings.utf_8_sig"])     # an ordinary user may not import the rest
+NOBODY = 65534  # an ordinary user
+TIMES = ("seconds", "clips_per_second")  # of a line of metrics.jsonl
+LEARN = [
+    "--split",
+    "half",
+    "--preset",
+    "demo",
+    "--batch-size",
+    8,
+    "--queue-size",
+    16,
+    "--precision",
+    "fp32",
+    "--device",
+    "cpu",
+    "--save-every",
+    1,
+    "--view.crop-least",
+    8,
+    "--encoder.frames",
+    16,
+    "--encoder.channels",
+    8,
+    "--encoder.width",
+    16,
+    "--encoder.heads",
+    4,
+    "--encoder.projection",
+    8,
+]
+SERVER = multiprocessing.get_context(
+    "forkserver"
+)  # a process with everything imported, from which each command is forked in no time
+SERVER.set_forkserver_preload(
+    [
+        "measure_trust",
+        "torch._dynamo",
+        "scdnet.data.prepare",
+        "scdnet.evaluation.linear",
+        "encodings.utf_8_sig",
+    ]
+)  # an ordinary user may not import the rest
 
 
 # processes
 
-def _command(words: Sequence[str], log: str, user: int | None, limit: int | None, environment: dict[str, str]) -> None:
+
+def _command(
+    words: Sequence[str], log: str, user: int | None, limit: int | None, environment: dict[str, str]
+) -> None:
     os.environ |= environment
     for stream in (1, 2):
         os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666), stream)
@@ -67,7 +111,16 @@ def _command(words: Sequence[str], log: str, user: int | None, limit: int | None
 
 def _rank(number: int, ranks: int, port: int) -> dict[str, str]:
     """What torchrun tells a rank."""
-    return {"RANK": str(number), "WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)} if ranks > 1 else {}
+    return (
+        {
+            "RANK": str(number),
+            "WORLD_SIZE": str(ranks),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+        }
+        if ranks > 1
+        else {}
+    )
 
 
 def _free_port() -> int:
@@ -79,12 +132,19 @@ def _free_port() -> int:
 class Job:
     """A command of scdnet in a process of its own, or in several that share the work."""
 
-    def __init__(self, *words: object, user: int | None = None, limit: int | None = None, ranks: int = 1):
+    def __init__(
+        self, *words: object, user: int | None = None, limit: int | None = None, ranks: int = 1
+    ):
         handle, self.log = tempfile.mkstemp(prefix="trust-", suffix=".log")
         os.fchmod(handle, 0o666)
         os.close(handle)
         port, words = _free_port(), [str(word) for word in words]
-        self.ranks = [SERVER.Process(target=_command, args=(words, self.log, user, limit, _rank(number, ranks, port))) for number in range(ranks)]
+        self.ranks = [
+            SERVER.Process(
+                target=_command, args=(words, self.log, user, limit, _rank(number, ranks, port))
+            )
+            for number in range(ranks)
+        ]
         for process in self.ranks:
             process.start()
 
@@ -115,14 +175,18 @@ def run(*words: object, **options) -> tuple[int, list[str]]:
 @contextlib.contextmanager
 def workshop() -> Iterator[Path]:
     """A folder that everybody may enter, gone afterwards."""
-    os.environ |= {"TQDM_DELAY": "600", "PYTHONWARNINGS": "ignore:resource_tracker:UserWarning"}       # killed processes leave semaphores behind
-    run("inspect", "--help")                                       # the server has started by then
+    os.environ |= {
+        "TQDM_DELAY": "600",
+        "PYTHONWARNINGS": "ignore:resource_tracker:UserWarning",
+    }  # killed processes leave semaphores behind
+    run("inspect", "--help")  # the server has started by then
     with tempfile.TemporaryDirectory(prefix="trust-") as folder:
         os.chmod(folder, 0o755)
         yield Path(folder)
 
 
 # what must be equal
+
 
 def metrics(run: Path) -> list[dict]:
     """The lines of metrics.jsonl but for times."""
@@ -131,13 +195,26 @@ def metrics(run: Path) -> list[dict]:
 
 
 def content(folder: Path) -> dict[str, str]:
-    return {path.relative_to(folder).as_posix(): digest(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): digest(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 def differences(one: Path, other: Path) -> list[str]:
     """What two finished runs differ in: weights, queues, optimiser, metrics but for times."""
-    a, b = ({name: value for name, value in content(run).items() if name not in ("config.json", "metrics.jsonl")} for run in (one, other))
-    return [name for name in sorted(a.keys() | b.keys()) if a.get(name) != b.get(name)] + ["metrics.jsonl"] * (metrics(one) != metrics(other))
+    a, b = (
+        {
+            name: value
+            for name, value in content(run).items()
+            if name not in ("config.json", "metrics.jsonl")
+        }
+        for run in (one, other)
+    )
+    return [name for name in sorted(a.keys() | b.keys()) if a.get(name) != b.get(name)] + [
+        "metrics.jsonl"
+    ] * (metrics(one) != metrics(other))
 
 
 def broken(run: Path) -> list[str]:
@@ -146,10 +223,15 @@ def broken(run: Path) -> list[str]:
     for step in sorted(run.glob("checkpoint/step-*"))[-2:]:
         with contextlib.suppress(OSError, ValueError, KeyError):
             digests = json.loads((step / "state.json").read_text())["digests"]
-            if all(digest(step / name) == value for name, value in digests.items() if name != "numbers"):
+            if all(
+                digest(step / name) == value for name, value in digests.items() if name != "numbers"
+            ):
                 continue
         found.append(step.name)
-    for name, read in (("metrics.jsonl", metrics), ("config.json", lambda run: json.loads((run / "config.json").read_text()))):
+    for name, read in (
+        ("metrics.jsonl", metrics),
+        ("config.json", lambda run: json.loads((run / "config.json").read_text())),
+    ):
         try:
             read(run)
         except FileNotFoundError:
@@ -161,21 +243,28 @@ def broken(run: Path) -> list[str]:
 
 # kills
 
+
 def where(run: Path) -> str:
     """What a run was doing when it died, as its folder tells."""
     if list(run.glob("checkpoint/.step-*")):
         return "writing a checkpoint"
     if list(run.glob(".*.partial")):
         return "writing another file"
-    return "between two writes" if list(run.glob("checkpoint/step-*")) else "before the first checkpoint"
+    return (
+        "between two writes"
+        if list(run.glob("checkpoint/step-*"))
+        else "before the first checkpoint"
+    )
 
 
 def kill_run(job: Job, run: Path, moment: random.Random) -> None:
     """Kill it up to five checkpoints on, at any moment between two of them, or, every other time, while it writes one."""
-    pace = 1.0                                                     # seconds; of the first moments of a process
+    pace = 1.0  # seconds; of the first moments of a process
     for _ in range(moment.randrange(6)):
         began, newest = time.perf_counter(), max(run.glob("checkpoint/step-*"), default=None)
-        while job.ranks[0].is_alive() and max(run.glob("checkpoint/step-*"), default=None) == newest:
+        while (
+            job.ranks[0].is_alive() and max(run.glob("checkpoint/step-*"), default=None) == newest
+        ):
             time.sleep(0.0005)
         pace = time.perf_counter() - began
     if moment.random() < 0.5:
@@ -190,8 +279,14 @@ def kill_prepare(job: Job, out: Path, size: int, moment: random.Random) -> None:
     part, written = moment.uniform(0, 1.2), 0
     while job.ranks[0].is_alive() and written < min(part, 1) * size:
         time.sleep(0.0005)
-        with contextlib.suppress(OSError):                         # it has just been renamed
-            written = max((path.stat().st_size for path in out.parent.glob(f".{out.name}.*.partial/frames.npy")), default=0)
+        with contextlib.suppress(OSError):  # it has just been renamed
+            written = max(
+                (
+                    path.stat().st_size
+                    for path in out.parent.glob(f".{out.name}.*.partial/frames.npy")
+                ),
+                default=0,
+            )
     time.sleep(moment.uniform(0, 0.05) if part > 1 else 0)
     job.send(signal.SIGKILL)
 
@@ -202,7 +297,11 @@ def kills_pretrain(count: int = 50, seed: int = 0, epochs: int = 40, ranks: int 
     with workshop() as root:
         store = random_walks(root / "store", half=(slice(0, 24), slice(24, 32)))
         words = ["pretrain", "--store", store.path, *LEARN, "--epochs", epochs, "--resume", "--out"]
-        lost += [f"the run never killed ended with {code}" for code, _ in [run(*words, root / "whole", ranks=ranks)] if code]
+        lost += [
+            f"the run never killed ended with {code}"
+            for code, _ in [run(*words, root / "whole", ranks=ranks)]
+            if code
+        ]
         while found.total() < count and not lost:
             out, code = root / f"run-{runs}", None
             while code != 0 and not lost:
@@ -220,20 +319,36 @@ def kills_pretrain(count: int = 50, seed: int = 0, epochs: int = 40, ranks: int 
                 lost += [f"{out.name}: {path.name} was left" for path in out.rglob(".*")]
             runs += 1
         steps = metrics(root / "whole")[-1]["step"]
-    return {"kills": found.total(), "moments": dict(found.most_common()), "runs": runs, "ranks": ranks, "steps of a run": steps, "lost or different": lost}
+    return {
+        "kills": found.total(),
+        "moments": dict(found.most_common()),
+        "runs": runs,
+        "ranks": ranks,
+        "steps of a run": steps,
+        "lost or different": lost,
+    }
 
 
 def kills_prepare(count: int = 50, seed: int = 0) -> dict:
     """`prepare` killed and run again; a third of the times it replaces an older store."""
     moment, found, lost = random.Random(seed), Counter(), []
     with workshop() as root:
-        raw = synthesize(root / "raw", config=MannequinConfig(actions=(5, 7), subjects=(1, 2, 3, 4)), workers=1, progress=False)
+        raw = synthesize(
+            root / "raw",
+            config=MannequinConfig(actions=(5, 7), subjects=(1, 2, 3, 4)),
+            workers=1,
+            progress=False,
+        )
         half = root / "half"
         half.mkdir()
         for file in sorted(raw.glob("*.skeleton"))[::2]:
             shutil.copy(file, half)
         out, words = root / "store", ["prepare", raw, "--workers", 2, "--format", "ntu", "--out"]
-        lost += [f"the one never killed ended with {code}" for code, _ in [run(*words, root / "whole")] if code]
+        lost += [
+            f"the one never killed ended with {code}"
+            for code, _ in [run(*words, root / "whole")]
+            if code
+        ]
         whole = content(root / "whole")
         run("prepare", half, "--out", root / "old")
         old = content(root / "old")
@@ -247,26 +362,44 @@ def kills_prepare(count: int = 50, seed: int = 0) -> dict:
             if job.end()[0] != -signal.SIGKILL:
                 continue
             there = content(out) if out.exists() else {}
-            found["the new store is there, whole" if there == whole else "the old store is there, whole" if there and there == old else "no store is there"] += 1
+            found[
+                "the new store is there, whole"
+                if there == whole
+                else "the old store is there, whole"
+                if there and there == old
+                else "no store is there"
+            ] += 1
             if there and there not in (whole, old):
                 lost.append("a store that is not whole")
             code, said = run(*words, out, *["--overwrite"] * out.exists())
             if code or content(out) != whole:
                 lost.append(f"run again it ended with {code}: {said[-1:]}")
-        time.sleep(1)                                              # the last killed one's workers are gone by now
+        time.sleep(1)  # the last killed one's workers are gone by now
         run(*words, out, "--overwrite")
         lost += [f"{path.name} was left" for path in root.glob(".*")]
         clips = len(SkeletonStore.open(root / "whole"))
-    return {"kills": found.total(), "moments": dict(found.most_common()), "clips": clips, "lost or different": lost}
+    return {
+        "kills": found.total(),
+        "moments": dict(found.most_common()),
+        "clips": clips,
+        "lost or different": lost,
+    }
 
 
 # faults
+
 
 @contextlib.contextmanager
 def small_disk(at: Path, size: str) -> Iterator[bool]:
     """A file system of that size; yields whether one could be mounted."""
     at.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=777", "tmpfs", at], capture_output=True).returncode == 0
+    mounted = (
+        subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={size},mode=777", "tmpfs", at],
+            capture_output=True,
+        ).returncode
+        == 0
+    )
     try:
         yield mounted
     finally:
@@ -289,14 +422,29 @@ class Faults:
     def __init__(self, root: Path, epochs: int):
         self.root, self.rows, self.epochs = root, [], epochs
         self.store = random_walks(root / "store", half=(slice(0, 24), slice(24, 32))).path
-        self.raw = synthesize(root / "raw", config=MannequinConfig(actions=(5, 7), subjects=(1, 2)), workers=1, progress=False)
+        self.raw = synthesize(
+            root / "raw",
+            config=MannequinConfig(actions=(5, 7), subjects=(1, 2)),
+            workers=1,
+            progress=False,
+        )
         for path in (root / "raw", root / "store"):
             path.chmod(0o755)
         self.whole = root / "whole"
         assert run(*self.learn(self.whole))[0] == 0
 
     def learn(self, out: Path) -> list:
-        return ["pretrain", "--store", self.store, *LEARN, "--epochs", self.epochs, "--resume", "--out", out]
+        return [
+            "pretrain",
+            "--store",
+            self.store,
+            *LEARN,
+            "--epochs",
+            self.epochs,
+            "--resume",
+            "--out",
+            out,
+        ]
 
     def prepare(self, out: Path) -> list:
         return ["prepare", self.raw, "--workers", 1, "--out", out]
@@ -309,12 +457,31 @@ class Faults:
         assert job.end()[0] == 143
         return out
 
-    def note(self, fault: str, command: str, ended: tuple[int, list[str]], codes: Sequence[int], *kept: bool) -> None:
+    def note(
+        self,
+        fault: str,
+        command: str,
+        ended: tuple[int, list[str]],
+        codes: Sequence[int],
+        *kept: bool,
+    ) -> None:
         """A row: what it ended with and said, and whether what had to be kept was."""
         code, said = ended
-        clear = len(said) >= 1 and said[-1].startswith("scdnet: ") and not any("Traceback" in line for line in said)
+        clear = (
+            len(said) >= 1
+            and said[-1].startswith("scdnet: ")
+            and not any("Traceback" in line for line in said)
+        )
         text = said[-1].replace(str(self.root), "...") if said else ""
-        self.rows.append({"fault": fault, "command": command, "exit code": code, "said": text, "as it should be": code in codes and clear and all(kept)})
+        self.rows.append(
+            {
+                "fault": fault,
+                "command": command,
+                "exit code": code,
+                "said": text,
+                "as it should be": code in codes and clear and all(kept),
+            }
+        )
 
     def left(self, folder: Path) -> bool:
         """Whether nothing half-written lies about."""
@@ -334,18 +501,45 @@ def full_disk(faults: Faults) -> None:
         out = faults.begun(disk / "run")
         before, filler = content(out / "checkpoint"), fill(disk, 20_000)
         ended = run(*faults.learn(out))
-        faults.note("disk full", "pretrain", ended, (1,), content(out / "checkpoint") == before, not broken(out), faults.left(out))
+        faults.note(
+            "disk full",
+            "pretrain",
+            ended,
+            (1,),
+            content(out / "checkpoint") == before,
+            not broken(out),
+            faults.left(out),
+        )
         filler.unlink()
         faults.rows[-1]["as it should be"] &= faults.resumed(out)
         shutil.rmtree(out)
         run(*faults.prepare(disk / "store"))
         before, filler = content(disk / "store"), fill(disk, 20_000)
         ended = run(*faults.prepare(disk / "store"), "--overwrite")
-        faults.note("disk full", "prepare --overwrite", ended, (1,), content(disk / "store") == before, faults.left(disk))
+        faults.note(
+            "disk full",
+            "prepare --overwrite",
+            ended,
+            (1,),
+            content(disk / "store") == before,
+            faults.left(disk),
+        )
         filler.unlink()
         filler = fill(disk, 2000)
-        ended = run("embed", "--run", faults.whole, "--store", faults.store, "--out", disk / "clues.npz", "--device", "cpu")
-        faults.note("disk full", "embed", ended, (1,), sorted(os.listdir(disk)) == ["filler", "store"])
+        ended = run(
+            "embed",
+            "--run",
+            faults.whole,
+            "--store",
+            faults.store,
+            "--out",
+            disk / "clues.npz",
+            "--device",
+            "cpu",
+        )
+        faults.note(
+            "disk full", "embed", ended, (1,), sorted(os.listdir(disk)) == ["filler", "store"]
+        )
 
 
 def file_limit(faults: Faults) -> None:
@@ -353,11 +547,27 @@ def file_limit(faults: Faults) -> None:
     out = faults.begun(faults.root / "limited")
     before = content(out / "checkpoint")
     ended = run(*faults.learn(out), limit=20_000)
-    faults.note("file-size limit", "pretrain", ended, (1,), content(out / "checkpoint") == before, not broken(out), faults.left(out), faults.resumed(out))
+    faults.note(
+        "file-size limit",
+        "pretrain",
+        ended,
+        (1,),
+        content(out / "checkpoint") == before,
+        not broken(out),
+        faults.left(out),
+        faults.resumed(out),
+    )
     run(*faults.prepare(faults.root / "limited-store"))
     before = content(faults.root / "limited-store")
     ended = run(*faults.prepare(faults.root / "limited-store"), "--overwrite", limit=20_000)
-    faults.note("file-size limit", "prepare --overwrite", ended, (1,), content(faults.root / "limited-store") == before, not list(faults.root.glob(".limited-store*")))
+    faults.note(
+        "file-size limit",
+        "prepare --overwrite",
+        ended,
+        (1,),
+        content(faults.root / "limited-store") == before,
+        not list(faults.root.glob(".limited-store*")),
+    )
 
 
 def foreign_folder(faults: Faults) -> None:
@@ -369,8 +579,12 @@ def foreign_folder(faults: Faults) -> None:
     out = faults.begun(theirs / "run")
     run(*faults.prepare(theirs / "store"))
     before = content(theirs)
-    for command, words in {"pretrain": faults.learn(theirs / "new"), "pretrain --resume": faults.learn(out), "prepare": faults.prepare(theirs / "new"),
-                           "prepare --overwrite": [*faults.prepare(theirs / "store"), "--overwrite"]}.items():
+    for command, words in {
+        "pretrain": faults.learn(theirs / "new"),
+        "pretrain --resume": faults.learn(out),
+        "prepare": faults.prepare(theirs / "new"),
+        "prepare --overwrite": [*faults.prepare(theirs / "store"), "--overwrite"],
+    }.items():
         ended = run(*words, user=NOBODY)
         faults.note("another user's folder", command, ended, (1,), content(theirs) == before)
     faults.rows[-3]["as it should be"] &= faults.resumed(out)
@@ -379,8 +593,20 @@ def foreign_folder(faults: Faults) -> None:
             run(*faults.prepare(faults.root / "frozen/store"))
             subprocess.run(["mount", "-o", "remount,ro", faults.root / "frozen"], check=True)
             before = content(faults.root / "frozen")
-            for command, words in {"pretrain": faults.learn(faults.root / "frozen/run"), "prepare --overwrite": [*faults.prepare(faults.root / "frozen/store"), "--overwrite"]}.items():
-                faults.note("read-only disk", command, run(*words), (1,), content(faults.root / "frozen") == before)
+            for command, words in {
+                "pretrain": faults.learn(faults.root / "frozen/run"),
+                "prepare --overwrite": [
+                    *faults.prepare(faults.root / "frozen/store"),
+                    "--overwrite",
+                ],
+            }.items():
+                faults.note(
+                    "read-only disk",
+                    command,
+                    run(*words),
+                    (1,),
+                    content(faults.root / "frozen") == before,
+                )
 
 
 def vanished_folder(faults: Faults) -> None:
@@ -396,7 +622,9 @@ def vanished_folder(faults: Faults) -> None:
     job.send(signal.SIGSTOP)
     shutil.rmtree(faults.root / "vanishing")
     job.send(signal.SIGCONT)
-    faults.note("folder vanished", "prepare", job.end(), (1, 2), not (faults.root / "vanishing").exists())
+    faults.note(
+        "folder vanished", "prepare", job.end(), (1, 2), not (faults.root / "vanishing").exists()
+    )
 
 
 def stopped(faults: Faults) -> None:
@@ -406,18 +634,38 @@ def stopped(faults: Faults) -> None:
         job = Job(*faults.learn(out))
         job.wait_for(out, "checkpoint/step-*")
         ended = run(*faults.learn(out))
-        faults.note("another process is at work", "pretrain --resume", ended, (2,), f"process {job.ranks[0].pid} " in ended[1][-1])
+        faults.note(
+            "another process is at work",
+            "pretrain --resume",
+            ended,
+            (2,),
+            f"process {job.ranks[0].pid} " in ended[1][-1],
+        )
         job.send(number)
         ended = job.end()
         newest = max(out.glob("checkpoint/step-*"))
-        faults.note(signal.Signals(number).name, "pretrain", ended, (code,), not broken(out), not (out / ".lock").exists())
+        faults.note(
+            signal.Signals(number).name,
+            "pretrain",
+            ended,
+            (code,),
+            not broken(out),
+            not (out / ".lock").exists(),
+        )
         with open(newest / "model.safetensors", "r+b") as file:
             file.seek(1000)
             file.write(b"\x00\xff\x00\xff")
         code, said = run(*faults.learn(out))
         taken = any(f"{newest.name}: is damaged" in line for line in said)
-        faults.rows.append({"fault": "newest checkpoint damaged", "command": "pretrain --resume", "exit code": code, "said": next(iter(said), "").replace(str(faults.root), "..."),
-                            "as it should be": code == 0 and taken and not differences(faults.whole, out)})
+        faults.rows.append(
+            {
+                "fault": "newest checkpoint damaged",
+                "command": "pretrain --resume",
+                "exit code": code,
+                "said": next(iter(said), "").replace(str(faults.root), "..."),
+                "as it should be": code == 0 and taken and not differences(faults.whole, out),
+            }
+        )
 
 
 def faults(seed: int = 0, epochs: int = 12) -> dict:
@@ -426,31 +674,54 @@ def faults(seed: int = 0, epochs: int = 12) -> dict:
         found = Faults(root, epochs)
         for fault in (full_disk, file_limit, foreign_folder, vanished_folder, stopped):
             fault(found)
-    return {"faults": found.rows, "lost or different": [f"{row['fault']}, {row['command']}: ended with {row['exit code']}: {row['said']}" for row in found.rows if not row["as it should be"]]}
+    return {
+        "faults": found.rows,
+        "lost or different": [
+            f"{row['fault']}, {row['command']}: ended with {row['exit code']}: {row['said']}"
+            for row in found.rows
+            if not row["as it should be"]
+        ],
+    }
 
 
 # the same numbers
+
 
 def same_numbers(seed: int = 0, first: Path | None = None) -> dict:
     """`scdnet demo` twice with one seed: results but for times, metrics but for times, weights. `first`: a demo of this seed that is there already."""
     with workshop() as root:
         if first:
             (root / "one").symlink_to(first.resolve())
-        for name in ("one", "other")[first is not None:]:
-            subprocess.run([sys.executable, "-m", "scdnet", "demo", "--out", root / name, "--seed", str(seed)], check=True, stdout=subprocess.DEVNULL)
-        one, other = (json.loads((root / name / "results.json").read_text()) for name in ("one", "other"))
+        for name in ("one", "other")[first is not None :]:
+            subprocess.run(
+                [sys.executable, "-m", "scdnet", "demo", "--out", root / name, "--seed", str(seed)],
+                check=True,
+                stdout=subprocess.DEVNULL,
+            )
+        one, other = (
+            json.loads((root / name / "results.json").read_text()) for name in ("one", "other")
+        )
         minutes = [round(result["seconds"] / 60, 1) for result in (one, other)]
         for result in (one, other):
             for key in ("seconds", "stages", "command"):
                 result.pop(key)
             result["machine"].pop("date")
-        lost = [f"results.json: {key}" for key in one.keys() | other.keys() if one.get(key) != other.get(key)]
+        lost = [
+            f"results.json: {key}"
+            for key in one.keys() | other.keys()
+            if one.get(key) != other.get(key)
+        ]
         lost += [f"run: {name}" for name in differences(root / "one/run", root / "other/run")]
         lost += ["store"] * (content(root / "one/store") != content(root / "other/store"))
-    return {"minutes": minutes, "linear top-1 (%)": one["linear"]["pretrained"]["top1"], "lost or different": lost}
+    return {
+        "minutes": minutes,
+        "linear top-1 (%)": one["linear"]["pretrained"]["top1"],
+        "lost or different": lost,
+    }
 
 
 # soak
+
 
 def resident() -> float:
     """MB of this process that are in memory."""
@@ -460,7 +731,21 @@ def resident() -> float:
 class Counts(ctypes.Structure):
     """What glibc's `mallinfo2` counts, in bytes."""
 
-    _fields_: ClassVar = [(name, ctypes.c_size_t) for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")]
+    _fields_: ClassVar = [
+        (name, ctypes.c_size_t)
+        for name in (
+            "arena",
+            "ordblks",
+            "smblks",
+            "hblks",
+            "hblkhd",
+            "usmblks",
+            "fsmblks",
+            "uordblks",
+            "fordblks",
+            "keepcost",
+        )
+    ]
 
 
 def in_use() -> float:
@@ -482,20 +767,31 @@ class Watched(Pretraining):
 
     def __init__(self, *given):
         super().__init__(*given)
-        sizes = {int((view != 0).flatten(1, 3).any(1).sum()): step for step in range(self.steps) for view in self.batches(step)[1:]}
+        sizes = {
+            int((view != 0).flatten(1, 3).any(1).sum()): step
+            for step in range(self.steps)
+            for view in self.batches(step)[1:]
+        }
         for _, step in sorted(sizes.items()):
             self.model(*self.batches(step)[1:]).loss.backward()
 
     def step(self):
         result = super().step()
         if self.steps_done % max(1, self.steps // 100) == 0:
-            self.notes.append((self.steps_done, round(resident(), 1), round(in_use(), 1), len(os.listdir("/proc/self/fd"))))
+            self.notes.append(
+                (
+                    self.steps_done,
+                    round(resident(), 1),
+                    round(in_use(), 1),
+                    len(os.listdir("/proc/self/fd")),
+                )
+            )
         return result
 
 
 def soak(steps: int = 2000, seed: int = 0, tiny: bool = False, warm_up: float = 0.2) -> dict:
     """Memory and open files over the steps of a run, checkpoints included; after the warm-up memory, resident and in use, may move by 20 MB."""
-    import scdnet.pretrain
+    import scdnet.training.pretrain
 
     keep_memory()
     config = replace(TINY if tiny else PRESETS["demo"], device="cpu", seed=seed)
@@ -509,21 +805,31 @@ def soak(steps: int = 2000, seed: int = 0, tiny: bool = False, warm_up: float = 
         split = "half" if tiny else "xsub"
         epochs = -(-steps // (len(store.split(split)[0]) // config.batch_size))
         config = replace(config, epochs=epochs, save_every=max(1, epochs // 20))
-        Watched.notes, before = [], scdnet.pretrain.Pretraining
-        scdnet.pretrain.Pretraining = Watched
+        Watched.notes, before = [], scdnet.training.pretrain.Pretraining
+        scdnet.training.pretrain.Pretraining = Watched
         try:
             pretrain(store, split, config, root / "run", progress=False)
         finally:
-            scdnet.pretrain.Pretraining = before
+            scdnet.training.pretrain.Pretraining = before
     warm = [note for note in Watched.notes if note[0] > warm_up * steps]
     memory, used, files = ([note[i] for note in warm] for i in (1, 2, 3))
-    lost = [f"memory between {min(memory)} and {max(memory)} MB"] * (max(memory) - min(memory) > 20) + [f"in use between {min(used)} and {max(used)} MB"] * (max(used) - min(used) > 20)
+    lost = [f"memory between {min(memory)} and {max(memory)} MB"] * (
+        max(memory) - min(memory) > 20
+    ) + [f"in use between {min(used)} and {max(used)} MB"] * (max(used) - min(used) > 20)
     lost += [f"{files[0]} to {files[-1]} open files"] * (max(files) > files[0])
-    return {"steps": Watched.notes[-1][0], "steps of warm-up": int(warm_up * steps), "memory after it (MB)": [min(memory), max(memory)], "in use after it (MB)": [min(used), max(used)],
-            "open files after it": [min(files), max(files)], "step, MB, MB in use, open files": Watched.notes[:: max(1, len(Watched.notes) // 20)], "lost or different": lost}
+    return {
+        "steps": Watched.notes[-1][0],
+        "steps of warm-up": int(warm_up * steps),
+        "memory after it (MB)": [min(memory), max(memory)],
+        "in use after it (MB)": [min(used), max(used)],
+        "open files after it": [min(files), max(files)],
+        "step, MB, MB in use, open files": Watched.notes[:: max(1, len(Watched.notes) // 20)],
+        "lost or different": lost,
+    }
 
 
 # what the option costs
+
 
 def deterministic(steps: int = 10, rounds: int = 7, seed: int = 0) -> dict:
     """Milliseconds of a step of the preset demo without and with `deterministic`, in turn; and whether both give the same weights on this device."""
@@ -533,7 +839,10 @@ def deterministic(steps: int = 10, rounds: int = 7, seed: int = 0) -> dict:
     with workshop() as root:
         store = random_walks(root / "store", half=(slice(0, 31), slice(31, 32)))
         config = replace(PRESETS["demo"], seed=seed, batch_size=16, epochs=100)
-        states = {on: Pretraining(replace(config, deterministic=on), store, store.split("half")[0]) for on in (False, True)}
+        states = {
+            on: Pretraining(replace(config, deterministic=on), store, store.split("half")[0])
+            for on in (False, True)
+        }
         took = {on: [] for on in states}
         for _ in range(rounds):
             for on, state in states.items():
@@ -545,11 +854,23 @@ def deterministic(steps: int = 10, rounds: int = 7, seed: int = 0) -> dict:
         torch.use_deterministic_algorithms(False)
         a, b = (states[on].model.state_dict() for on in states)
     median = {on: statistics.median(times[1:]) for on, times in took.items()}
-    return {"without (ms a step)": round(median[False], 1), "with (ms a step)": round(median[True], 1), "times": round(median[True] / median[False], 3),
-            "same weights": all(torch.equal(a[name], b[name]) for name in a), "lost or different": []}
+    return {
+        "without (ms a step)": round(median[False], 1),
+        "with (ms a step)": round(median[True], 1),
+        "times": round(median[True] / median[False], 3),
+        "same weights": all(torch.equal(a[name], b[name]) for name in a),
+        "lost or different": [],
+    }
 
 
-MEASURES = {"kills-pretrain": kills_pretrain, "kills-prepare": kills_prepare, "faults": faults, "same-numbers": same_numbers, "soak": soak, "deterministic": deterministic}
+MEASURES = {
+    "kills-pretrain": kills_pretrain,
+    "kills-prepare": kills_prepare,
+    "faults": faults,
+    "same-numbers": same_numbers,
+    "soak": soak,
+    "deterministic": deterministic,
+}
 
 
 def measure() -> int:
@@ -559,15 +880,32 @@ def measure() -> int:
     words = sys.argv[1:]
     if "--out" in words:
         at = words.index("--out")
-        out, words = Path(words[at + 1]), words[:at] + words[at + 2:]
-    result = tyro.extras.subcommand_cli_from_dict(MEASURES, args=words, prog="python tools/measure_trust.py")
+        out, words = Path(words[at + 1]), words[:at] + words[at + 2 :]
+    result = tyro.extras.subcommand_cli_from_dict(
+        MEASURES, args=words, prog="python tools/measure_trust.py"
+    )
     rows = result.get("faults", [])
-    show([(key, json.dumps(value) if isinstance(value, (dict, list)) else value) for key, value in result.items() if key != "faults"])
+    show(
+        [
+            (key, json.dumps(value) if isinstance(value, (dict, list)) else value)
+            for key, value in result.items()
+            if key != "faults"
+        ]
+    )
     if rows:
         show([tuple(rows[0]), *(tuple(str(value) for value in row.values()) for row in rows)])
     out.parent.mkdir(parents=True, exist_ok=True)
-    spoken = [Path(word).name if "/" in word else word for word in words]                             # the file says nothing of where things lay
-    write_json(out, {"command": " ".join(["python tools/measure_trust.py", *spoken]), **result, "machine": machine()})
+    spoken = [
+        Path(word).name if "/" in word else word for word in words
+    ]  # the file says nothing of where things lay
+    write_json(
+        out,
+        {
+            "command": " ".join(["python tools/measure_trust.py", *spoken]),
+            **result,
+            "machine": machine(),
+        },
+    )
     return int(bool(result["lost or different"]))
 
 

@@ -1,7 +1,8 @@
 """To choose between runs without a look at the test side: probes on one training view, judged on the others, for each view in turn.
 
-    python tools/training_views.py runs/nwucla-110 runs/nwucla-250 --store stores/nwucla --split xview
+python tools/training_views.py runs/nwucla-110 runs/nwucla-250 --store stores/nwucla --split xview
 """
+
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,12 +10,14 @@ import numpy as np
 import torch
 import tyro
 
-from scdnet.cli import show
-from scdnet.files import InputError
-from scdnet.knn import nearest
-from scdnet.linear import PRESETS, accuracy, choose_rate, features, fit_probe, hold_outs, joined
-from scdnet.pretrain import load_encoder, run_config
-from scdnet.store import SkeletonStore
+from scdnet.app.cli.parsing import show
+from scdnet.utils.files import InputError
+from scdnet.evaluation.knn import nearest
+from scdnet.evaluation.features import features, joined
+from scdnet.evaluation.linear import PRESETS, choose_rate, fit_probe, hold_outs
+from scdnet.evaluation.metrics import accuracy
+from scdnet.training.run import load_encoder, run_config
+from scdnet.data.store import SkeletonStore
 
 
 @dataclass(frozen=True)
@@ -24,15 +27,28 @@ class TrainingViews:
     split: str  # its training clips are looked at, and no others
 
 
-def across_views(x: torch.Tensor, y: torch.Tensor, views: np.ndarray, subjects: np.ndarray) -> list[tuple[float, float]]:
+def across_views(
+    x: torch.Tensor, y: torch.Tensor, views: np.ndarray, subjects: np.ndarray
+) -> list[tuple[float, float]]:
     """Linear and 1-NN top-1 (%) on the other views, for each view in turn; features (n, D), labels, cameras and subjects (n,)."""
     config, classes, found = PRESETS["demo"], int(y.max()) + 1, []
     for view in np.unique(views):
         here = torch.from_numpy(views == view)
-        rate = choose_rate(x[here], y[here], hold_outs(y[here].numpy(), subjects[here], config.folds, config.seed), classes, config)
+        rate = choose_rate(
+            x[here],
+            y[here],
+            hold_outs(y[here].numpy(), subjects[here], config.folds, config.seed),
+            classes,
+            config,
+        )
         probe = fit_probe(x[here], y[here], x[~here], y[~here], classes, config, rate)
         neighbours = y[here][nearest(x[~here], x[here])]
-        found.append((accuracy(probe.scores, y[~here]), 100 * (neighbours == y[~here]).double().mean().item()))
+        found.append(
+            (
+                accuracy(probe.scores, y[~here]),
+                100 * (neighbours == y[~here]).double().mean().item(),
+            )
+        )
     return found
 
 
@@ -41,12 +57,20 @@ def main(chosen: TrainingViews) -> None:
     train, _ = store.split(chosen.split)
     clips, y = store.clips.iloc[train], torch.from_numpy(store.labels[train])
     if clips["camera"].nunique() < 2:
-        raise InputError(f"{chosen.store}: the training clips of {chosen.split} are of one camera, expected several")
+        raise InputError(
+            f"{chosen.store}: the training clips of {chosen.split} are of one camera, expected several"
+        )
     rows = []
     for run in chosen.runs:
         x = joined(features(load_encoder(run), store, train, run_config(run).stream))
         found = across_views(x, y, clips["camera"].to_numpy(), clips["subject"].to_numpy())
-        rows.append((run.name, *np.mean(found, 0), ", ".join(f"{linear:.1f} / {neighbour:.1f}" for linear, neighbour in found)))
+        rows.append(
+            (
+                run.name,
+                *np.mean(found, 0),
+                ", ".join(f"{linear:.1f} / {neighbour:.1f}" for linear, neighbour in found),
+            )
+        )
     show([("run", "linear", "1-NN", "each view in turn, linear / 1-NN"), *rows])
 
 
