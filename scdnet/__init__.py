@@ -8,6 +8,7 @@ _HOMES = {  # public name -> module below scdnet; imported when it is first aske
     "InputError": "utils.files",
     "KINECT20": "data.layouts",
     "NTU25": "data.layouts",
+    "Run": "training.run",
     "Skeleton": "data.skeleton",
     "SkeletonStore": "data.store",
     "features": "evaluation.features",

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RUN_FILES', 'describe', 'read_config', 'run_changes', 'check_same', 'save_encoder', 'load_encoder', 'run_config',
-           'untrained_encoder']
+           'untrained_encoder', 'Run']
 
 # %% ../../nbs/handbook/training/05_run.ipynb #b095b44e
 import contextlib
@@ -35,6 +35,7 @@ from scdnet.utils.files import (
 )
 from ..utils.machine import _commit, find_device, machine
 from ..utils.seeds import seed_of
+from ..views.config import ClipFormat
 
 # %% ../../nbs/handbook/training/05_run.ipynb #4fafb028
 def describe(config: PretrainConfig, store: SkeletonStore, split: str, preset: str) -> dict:
@@ -217,3 +218,47 @@ def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path}: not a safetensors file ({error})") from None
+
+# %% ../../nbs/handbook/training/05_run.ipynb #runobj02
+class Run:
+    """A folder that `pretrain` has written: its configuration, the form of its clips, its weights and its results.
+
+    Attributes
+    ----------
+    path : the folder.
+    config : `PretrainConfig`; `config.seed` is the seed of the pretraining.
+    preset, split : names given to `pretrain`; '' where none was given.
+    format : `ClipFormat` of the encoder: layout, frames, persons, coordinates and stream.
+    store : identity of the store that it was trained on (name, dataset, digest, clips), a dictionary.
+    facts : the whole content of `config.json`.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path, self.facts = Path(path), read_config(path)
+        self.config = run_config(path)
+        self.preset, self.split = self.facts.get("preset", ""), self.facts.get("split", "")
+        self.store = self.facts.get("store", {})
+        self.format = ClipFormat(
+            Skeleton.from_dict(self.facts["skeleton"]),
+            self.config.encoder.frames,
+            self.facts["persons"],
+            self.facts["coords"],
+            self.config.stream,
+        )
+
+    @classmethod
+    def open(cls, path: "str | Path | Run") -> "Run":
+        """The run in a folder; a run is returned as it is. FileNotFoundError or InputError if it is no run."""
+        return path if isinstance(path, cls) else cls(path)
+
+    def encoder(self, device: str = "cpu") -> Encoder:
+        """The pretrained encoder, in evaluation mode."""
+        encoder = load_encoder(self.path, device)
+        encoder.format = self.format
+        return encoder
+
+    def initial(self, device: str = "cpu") -> Encoder:
+        """The encoder as it was before the first step."""
+        encoder = untrained_encoder(self.path).to(find_device(device))
+        encoder.format = self.format
+        return encoder
