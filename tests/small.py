@@ -6,6 +6,7 @@ import numpy as np
 
 from scdnet.model.encoder import EncoderConfig
 from scdnet.training.config import PRESETS
+from scdnet.training.official import official_names
 from scdnet.data.layouts import KINECT20
 from scdnet.data.store import SkeletonStore
 
@@ -40,3 +41,17 @@ def random_walks(path, **splits):
         names=names,
         splits={split: (names[train], names[test]) for split, (train, test) in splits.items()},
     )
+
+
+def to_official(state):
+    """A state dict of `MomentumContrast` under the names of the published code, the reverse of `import_official`."""
+    old = {}
+    for name, value in state.items():
+        names = official_names(name)
+        if name.endswith(("narrow.weight", "wide.weight", "keys")):
+            value = value.mT
+        pieces = value.chunk(len(names)) if value.dim() else [value] * len(names)
+        old |= {
+            n: piece.reshape(-1) if n.endswith("ptr") else piece for n, piece in zip(names, pieces)
+        }
+    return {name: value.contiguous().clone() for name, value in old.items()}

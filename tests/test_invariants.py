@@ -18,7 +18,7 @@ from small import TINY, random_walks
 from scdnet.views.config import TABLE8, ViewConfig, Views, evaluation_clips, views
 from scdnet.views.transforms import center_crop, crop, flip, resize, rotate, to_stream
 from scdnet.training.loss import Queue, info_nce
-from scdnet.model.encoder import Encoder, EncoderConfig
+from scdnet.model.encoder import EncoderConfig, scd_encoder
 from scdnet.utils.files import digest, parse_json, read_json, write_json
 from scdnet.evaluation.few_labels import read_draws, write_draws
 from scdnet.data.readers import pku
@@ -469,7 +469,7 @@ def info_nce_falls_when_a_positive_nears(tmp_path):
 
 def encoders_do_not_mind_the_order_of_the_batch(tmp_path):
     made = [
-        Encoder(
+        scd_encoder(
             EncoderConfig(frames=8, channels=8, width=8, heads=2, **change), KINECT20, persons=2
         ).eval()
         for change in (

@@ -51,11 +51,11 @@ def features(
     mode, device = encoder.training, next(encoder.parameters()).device
     encoder.eval()
     indices = np.arange(len(store)) if indices is None else np.asarray(indices)
-    parts, width = _parts(len(indices), batch_size), encoder.config.width
+    parts, width = _parts(len(indices), batch_size), encoder.width
     clues = [torch.zeros(2, 0, width, device=device)]  # of a rank without clips
     with torch.no_grad():
         for clips in _batches(
-            store, indices[parts[rank()]], encoder.config.frames, stream, batch_size, progress
+            store, indices[parts[rank()]], encoder.format.frames, stream, batch_size, progress
         ):
             clues.append(torch.stack(encoder(clips.to(device))))  # (2, N, C2)
     encoder.train(mode)
@@ -83,7 +83,7 @@ def check_layout(encoder: Encoder, store: SkeletonStore) -> None:
     made, found = (
         (s.name, s.num_joints, persons, coords)
         for s, persons, coords in (
-            (encoder.skeleton, encoder.persons, encoder.coords),
+            (encoder.format.skeleton, encoder.format.persons, encoder.format.coords),
             (store.skeleton, store.persons, store.coords),
         )
     )
@@ -130,7 +130,7 @@ def calibrate(
         norm.momentum = None  # the average over all batches, not a moving one
     mine = indices[_parts(len(indices), batch_size)[rank()]]
     with torch.no_grad():
-        for clips in _batches(store, mine, encoder.config.frames, stream, batch_size, False):
+        for clips in _batches(store, mine, encoder.format.frames, stream, batch_size, False):
             encoder(clips.to(next(encoder.parameters()).device))
     for norm, momentum in zip(norms, before):
         norm.momentum = momentum

@@ -43,7 +43,7 @@ class Classifier(nn.Module):
 
     def __init__(self, encoder: Encoder, classes: int):
         super().__init__()
-        self.encoder, self.head = encoder, nn.Linear(2 * encoder.config.width, classes)
+        self.encoder, self.head = encoder, nn.Linear(2 * encoder.width, classes)
         nn.init.normal_(self.head.weight, std=0.01)
         nn.init.zeros_(self.head.bias)
 
@@ -211,7 +211,7 @@ def fit(
     model = Classifier(encoder, len(store.classes)).to(first)  # its device, its precision
     optimizer, clips = (
         build_optimizer(config.optim, model),
-        _Clips(store, device, config, encoder.config.frames, stream),
+        _Clips(store, device, config, encoder.format.frames, stream),
     )
     autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=precision == "bf16")
     step, test_top1, labels = 0, {}, torch.from_numpy(store.labels)

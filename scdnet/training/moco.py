@@ -34,6 +34,7 @@ class MomentumContrast(nn.Module):
     temperature : τ of Eq. 8.
     precision : 'bf16' runs the two branches under autocast; losses, statistics and weights stay in float32.
     granularity, loss : which query is to find which key (Table 7); of 'st' there is no global projector, and no queue for it.
+    projection, projector_norm : as in `Projector`.
     """
 
     def __init__(
@@ -45,6 +46,8 @@ class MomentumContrast(nn.Module):
         precision: str = "fp32",
         granularity: Granularity = "stg",
         loss: Loss = "interactive",
+        projection: int = 128,
+        projector_norm: bool = False,
     ):
         super().__init__()
         self.momentum, self.temperature, self.precision, self.pairs = (
@@ -53,11 +56,9 @@ class MomentumContrast(nn.Module):
             precision,
             loss_pairs(granularity, loss),
         )
-        self.query = Branch(encoder, granularity)
+        self.query = Branch(encoder, projection, projector_norm, granularity)
         self.key = copy.deepcopy(self.query).requires_grad_(False)
-        self.queues = nn.ModuleDict(
-            {d: Queue(queue_size, encoder.config.projection) for d in granularity}
-        )
+        self.queues = nn.ModuleDict({d: Queue(queue_size, projection) for d in granularity})
 
     def forward(self, view_q: Tensor, view_k: Tensor, query: nn.Module | None = None) -> Contrast:
         """One step without the optimiser: momentum update, keys, loss, enqueue.

@@ -24,8 +24,8 @@ from tqdm.auto import tqdm
 
 from ..data.skeleton import Skeleton
 from ..data.store import SkeletonStore
-from ..model.encoder import Encoder
-from ..model.gcn import compile_blocks
+from ..model.encoder import scd_encoder
+from ..model.fast import accelerate
 from .batches import Batches
 from .checkpoint import read_state, write_state
 from .config import PretrainConfig, build_optimizer, learning_rate
@@ -39,6 +39,7 @@ from scdnet.utils.distributed import (
     once,
     rank,
     synchronise,
+    world_size,
 )
 from ..utils.files import InputError, new_folder, write_json, write_text
 from ..utils.machine import _algorithms, _end, find_device, machine, noted_signals
@@ -52,13 +53,15 @@ def build_model(
 
     def model():
         return MomentumContrast(
-            Encoder(config.encoder, skeleton, persons, coords),
+            scd_encoder(config.encoder, skeleton, persons, coords, config.stream),
             config.queue_size,
             config.key_momentum,
             config.temperature,
             config.precision,
             config.granularity,
             config.loss,
+            config.encoder.projection,
+            config.encoder.projector_norm,
         )
 
     with torch.device("meta"):
@@ -132,8 +135,13 @@ class Pretraining:
         self.model = (
             build_model(config, store.skeleton, store.persons, store.coords).to(device).train()
         )
-        if config.batch_stats == "sync":
+        if config.compile:
+            for branch in (self.model.query, self.model.key):
+                branch.encoder.compile()
+        elif config.batch_stats == "sync" and world_size() > 1:
             synchronise(self.model)
+        elif device.type == "cpu":
+            accelerate(self.model)
         self.optimizer = build_optimizer(config.optim, self.model.query)
         self.epoch_steps, self.steps_done, self.sums = (
             self.batches.epoch_steps,
@@ -145,8 +153,6 @@ class Pretraining:
             [],
             False,
         )  # noted by this rank; whether any rank has noted one
-        if config.compile:
-            compile_blocks(self.model)
         self.query = average_gradients(self.model.query)
 
     @property

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save
 
 from ..data.skeleton import Skeleton
 from ..data.store import SkeletonStore
-from ..model.encoder import Encoder, check_shapes
+from ..model.encoder import Encoder, check_shapes, scd_encoder
 from .config import PretrainConfig, _filled
 from ..utils.distributed import launch, restarted
 from scdnet.utils.files import (
@@ -199,7 +199,9 @@ def untrained_encoder(run: str | Path) -> Encoder:
             )
 
     def make():
-        return Encoder(config.encoder, skeleton, content["persons"], content["coords"])
+        return scd_encoder(
+            config.encoder, skeleton, content["persons"], content["coords"], config.stream
+        )
 
     if path.is_file():
         check_shapes(

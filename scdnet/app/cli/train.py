@@ -157,13 +157,14 @@ class ImportOfficial:
     out: Path  # folder of the run
     skeleton: Literal["ntu25", "kinect20"] = "ntu25"  # layout that it was trained on
     heads: int = 8  # attention heads, which the file does not tell
+    stream: Literal["joint", "bone", "motion"] = "joint"  # that it was trained on
     overwrite: bool = False  # replace an existing run
 
     def run(self) -> None:
         from dataclasses import asdict, replace
 
         from scdnet.utils.files import digest, new_folder, write_json
-        from scdnet.training.official import import_official, read_checkpoint
+        from scdnet.training.official import import_official, read_checkpoint, read_config
         from scdnet.training.config import PRESETS
         from scdnet.training.run import RUN_FILES, save_encoder
         from scdnet.data.layouts import KINECT20, NTU25
@@ -171,22 +172,26 @@ class ImportOfficial:
         refuse_existing(self.out, self.overwrite)
         skeleton = {"ntu25": NTU25, "kinect20": KINECT20}[self.skeleton]
         try:
-            model = import_official(read_checkpoint(self.checkpoint), skeleton, heads=self.heads)
+            old = read_checkpoint(self.checkpoint)
+            model = import_official(old, skeleton, heads=self.heads, stream=self.stream)
         except InputError as error:
             raise InputError(
                 f"{self.checkpoint}: {str(error).removeprefix(f'{self.checkpoint}: ')}"
             ) from error
         encoder = model.query.encoder
         config = replace(
-            PRESETS["paper"], encoder=encoder.config, queue_size=len(model.queues["g"].keys)
+            PRESETS["paper"],
+            encoder=read_config(old, self.heads),
+            queue_size=len(model.queues["g"].keys),
+            stream=self.stream,
         )
         content = {
             "preset": "paper",
             "split": None,
             "config": asdict(config),
             "skeleton": skeleton.to_dict(),
-            "persons": encoder.persons,
-            "coords": encoder.coords,
+            "persons": encoder.format.persons,
+            "coords": encoder.format.coords,
             "store": None,
             "official": {"name": self.checkpoint.name, "digest": digest(self.checkpoint)},
         }
@@ -197,9 +202,9 @@ class ImportOfficial:
             [
                 (
                     "frames, joints, persons",
-                    f"{encoder.config.frames}, {skeleton.num_joints}, {encoder.persons}",
+                    f"{encoder.format.frames}, {skeleton.num_joints}, {encoder.format.persons}",
                 ),
-                ("numbers in a clue", encoder.config.width),
+                ("numbers in a clue", encoder.width),
                 ("run", self.out),
             ]
         )
