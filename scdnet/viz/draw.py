@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['LEFT', 'RIGHT', 'MIDDLE', 'PALETTE', 'VISIBLE', 'Picture', 'joint_colours', 'bone_colours', 'visible', 'scene',
            'project', 'as_clip', 'limits', 'looked_at', 'framed', 'paint', 'moments', 'upright_joints', 'known_body',
-           'rest_pose', 'pose', 'skeleton3d', 'strip', 'staged', 'player_traits', 'animate', 'heatmap', 'without_walk',
-           'grid', 'masked', 'Collapsing', 'collapse_levels', 'curve', 'scatter']
+           'rest_pose', 'pose', 'strip', 'staged', 'player_traits', 'animate', 'heatmap', 'without_walk', 'grid',
+           'masked', 'Collapsing', 'collapse_levels', 'curve', 'scatter']
 
 # %% ../../nbs/handbook/viz/01_draw.ipynb #825737fd
 import base64
@@ -26,6 +26,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import shortest_path
 
 from ..data.skeleton import Skeleton, adjacency_power
 from .html import PARTS, static
@@ -192,18 +194,16 @@ def moments(
 # %% ../../nbs/handbook/viz/01_draw.ipynb #ed4901ed
 _BODY = {
     "spine base": (0, 0.95),
-    "hip centre": (0, 0.95),
     "hip center": (0, 0.95),
     "pelvis": (0, 0.95),
     "spine mid": (0, 1.2),
     "spine": (0, 1.2),
     "spine shoulder": (0, 1.42),
-    "shoulder centre": (0, 1.42),
     "shoulder center": (0, 1.42),
     "neck": (0, 1.5),
     "head": (0, 1.66),
     "nose": (0, 1.6),
-}
+}  # across and height, metres
 _SIDE = {
     "shoulder": (0.18, 1.4),
     "elbow": (0.42, 1.22),
@@ -237,7 +237,7 @@ def known_body(skeleton: Skeleton) -> np.ndarray | None:
     place = dict(_BODY)
     for side, sign in (("left", -1), ("right", 1)):
         place |= {f"{side} {joint}": (sign * x, y) for joint, (x, y) in _SIDE.items()}
-    names = [j.lower().replace("_", " ") for j in skeleton.joints]
+    names = [j.lower().replace("_", " ").replace("centre", "center") for j in skeleton.joints]
     return np.array([place[n] for n in names]) if set(names) <= set(place) else None
 
 
@@ -249,13 +249,9 @@ def rest_pose(skeleton: Skeleton) -> np.ndarray:
     """
     if (body := known_body(skeleton)) is not None:
         return body
-    count = len(skeleton.joints)
-    steps = np.where(np.eye(count) > 0, 0.0, np.inf)
-    for a, b in skeleton.bones:
-        steps[a, b] = steps[b, a] = 1
-    for k in range(count):
-        steps = np.minimum(steps, steps[:, k : k + 1] + steps[k : k + 1])  # shortest paths
-    steps[np.isinf(steps)] = count
+    count, (a, b) = len(skeleton.joints), np.array(skeleton.bones).T
+    joined = coo_array((np.ones(len(a)), (a, b)), shape=(count, count))
+    steps = np.minimum(shortest_path(joined, directed=False, unweighted=True), count)
     centre = np.eye(count) - 1 / count
     value, vector = np.linalg.eigh(-0.5 * centre @ steps**2 @ centre)
     flat = vector[:, -2:][:, ::-1] * np.sqrt(np.maximum(value[-2:][::-1], 0))
@@ -325,47 +321,6 @@ def pose(
         _name_joints(axis, skeleton, p)
     low, high = limits(flat, seen, 0.3 if names else 0.08)
     framed(axis, low, high, title=title, xlabel="across (m)", ylabel="height (m)")
-    return figure
-
-# %% ../../nbs/handbook/viz/01_draw.ipynb #f47d2694
-def skeleton3d(
-    points: np.ndarray,
-    skeleton: Skeleton,
-    title: str = "",
-    up: str = "y",
-    azimuth: float = -60.0,
-    elevation: float = 15.0,
-) -> Figure:
-    """One pose in a 3-D axis, metres.
-
-    Parameters
-    ----------
-    points : (V, 3) or (M, V, 3); persons after the first get thinner lines.
-    up : the coordinate that points up, see `scene`.
-    azimuth, elevation : the direction of view of matplotlib's 3-D axis, degrees.
-    """
-    points = np.asarray(points, float)
-    points = points[None] if points.ndim == 2 else points
-    solid, seen = scene(points, up), visible(points, skeleton)
-    figure = Picture(figsize=(4.5, 4.5))
-    axis = figure.add_subplot(projection="3d")
-    for m, (p, there) in enumerate(zip(solid, seen, strict=True)):
-        for (a, b), colour in zip(skeleton.bones, bone_colours(skeleton), strict=True):
-            if there[a] and there[b]:
-                axis.plot(*p[[a, b]].T, color=colour, linewidth=1.4 if m else 2.4)
-        dots = np.array(joint_colours(skeleton))[there]
-        axis.scatter(*p[there].T, s=14, c=dots, depthshade=False)
-    low, high = limits(solid, seen)
-    room = (
-        np.maximum(0.4 * (high - low).max() - (high - low), 0) / 2
-    )  # for the numbers of a flat direction
-    low, high = low - room, high + room
-    axis.set(**{f"{k}lim": ends for k, ends in zip("xyz", np.stack([low, high], 1), strict=True)})
-    axis.set(title=title, xlabel="across (m)", ylabel="away (m)", zlabel="height (m)")
-    axis.set_box_aspect(high - low, zoom=0.85)
-    axis.view_init(elevation, azimuth)
-    axis.tick_params(labelsize=8)
-    axis.locator_params(nbins=3)
     return figure
 
 # %% ../../nbs/handbook/viz/01_draw.ipynb #8b27cd6e
