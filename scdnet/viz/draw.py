@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['LEFT', 'RIGHT', 'MIDDLE', 'PALETTE', 'VISIBLE', 'Picture', 'joint_colours', 'bone_colours', 'visible', 'scene',
-           'project', 'as_clip', 'limits', 'looked_at', 'framed', 'paint', 'moments', 'upright_joints', 'known_body',
-           'rest_pose', 'pose', 'strip', 'staged', 'player_traits', 'animate', 'heatmap', 'without_walk', 'grid',
-           'masked', 'Collapsing', 'collapse_levels', 'curve', 'scatter']
+           'project', 'as_clip', 'limits', 'looked_at', 'spread', 'framed', 'paint', 'moments', 'upright_joints',
+           'known_body', 'rest_pose', 'pose', 'strip', 'staged', 'player_traits', 'animate', 'heatmap', 'without_walk',
+           'grid', 'masked', 'Collapsing', 'collapse_levels', 'curve', 'scatter']
 
 # %% ../../nbs/handbook/viz/01_draw.ipynb #825737fd
 import base64
@@ -131,11 +131,14 @@ def limits(
     return low - pad, high + pad
 
 
-def looked_at(
-    clip: np.ndarray, skeleton: Skeleton, up: str, azimuth: float, elevation: float
-) -> tuple[np.ndarray, np.ndarray]:
-    "A clip (T, M, V, C) in the plane of a picture, (T, M, V, 2), and which joints are there, (T, M, V)."
-    return project(clip, up, azimuth, elevation), visible(clip, skeleton)
+def looked_at(clip: np.ndarray, skeleton: Skeleton, **view: Any) -> tuple[np.ndarray, np.ndarray]:
+    "A clip (T, M, V, C) in the plane of a picture, (T, M, V, 2), and which joints are there, (T, M, V); `view` as in `project`."
+    return project(clip, **view), visible(clip, skeleton)
+
+
+def spread(length: int, count: int) -> np.ndarray:
+    "`count` moments of a clip of `length` frames, evenly spaced, each once."
+    return np.unique(np.linspace(0, length - 1, count).round().astype(int))
 
 
 def framed(axis: Axes, low: np.ndarray, high: np.ndarray, **more: Any) -> None:
@@ -284,11 +287,8 @@ def pose(
     value: np.ndarray | None = None,
     title: str = "",
     label: str = "",
-    up: str = "y",
-    azimuth: float = 0.0,
-    elevation: float = 0.0,
     names: bool = False,
-    hollow: np.ndarray | None = None,
+    **view: Any,
 ) -> Figure:
     """One pose, flat; with `value` each joint becomes a disc coloured by its number.
 
@@ -297,14 +297,14 @@ def pose(
     points : (V, C) or (M, V, C), default the rest pose.
     value : (V,) numbers to show, written beside the joints when they are whole; `label` names them.
     names : write the names of the joints.
-    hollow : (V,) bool, joints drawn as rings (masked).
+    view : `up`, `azimuth`, `elevation`, as in `project`.
     """
     points = rest_pose(skeleton) if points is None else np.asarray(points, float)
     points = points[None] if points.ndim == 2 else points
-    flat, seen = looked_at(points, skeleton, up, azimuth, elevation)
+    flat, seen = looked_at(points, skeleton, **view)
     figure = Picture(figsize=(6, 5.6) if names else (4, 4.6), layout="constrained")
     axis = figure.subplots()
-    paint(axis, flat, seen, skeleton, hollow, size=24)
+    paint(axis, flat, seen, skeleton, size=24)
     for p in flat if value is not None else ():
         value, look = np.asarray(value), {"cmap": "viridis", "edgecolors": "black", "zorder": 4}
         dots = axis.scatter(*p.T, c=value, s=150, **look)
@@ -329,12 +329,10 @@ def strip(
     skeleton: Skeleton,
     frames: int | list[int] = 8,
     title: str = "",
-    up: str = "y",
-    azimuth: float = 0.0,
-    elevation: float = 0.0,
     mask: np.ndarray | list | None = None,
     height: float = 1.9,
     unit: str = "m",
+    **view: Any,
 ) -> Figure:
     """Frames of a clip side by side on one axis; several clips one under another, at one scale.
 
@@ -344,18 +342,14 @@ def strip(
     frames : how many of each, evenly spaced, or which.
     mask : (T, V) bool, masked joints are drawn as rings; or a list, one for each clip.
     height : of one strip, inches; less where it would become wider than a page.
+    view : `up`, `azimuth`, `elevation`, as in `project`.
     """
     named = clip if isinstance(clip, dict) else {title: clip}
     clips = {name: as_clip(c) for name, c in named.items()}
-    sights = [looked_at(c, skeleton, up, azimuth, elevation) for c in clips.values()]
+    sights = [looked_at(c, skeleton, **view) for c in clips.values()]
     corners = np.array([limits(flat, seen) for flat, seen in sights])
     low, high = corners[:, 0].min(0), corners[:, 1].max(0)
-    shown = [
-        np.unique(np.linspace(0, len(c) - 1, frames).round().astype(int))
-        if isinstance(frames, int)
-        else np.asarray(frames)
-        for c in clips.values()
-    ]
+    shown = [spread(len(c), frames) if isinstance(frames, int) else frames for c in clips.values()]
     masks, most = mask if isinstance(mask, list) else [mask] * len(clips), max(map(len, shown))
     wide, tall = (high[0] - low[0]) * most, high[1] - low[1]
     scale = min(
@@ -369,7 +363,7 @@ def strip(
         moments(axis, *sight, skeleton, times, low, high, hollow, title=name)
         axis.set_xlim(low[0], low[0] + wide)
         axis.set_ylabel(f"height ({unit})")
-        if up == "-y":  # as counted, from the top
+        if view.get("up") == "-y":  # as counted, from the top
             axis.set_ylabel(f"y ({unit})")
             axis.yaxis.set_major_formatter(lambda y, _: f"{-y:g}")
         sns.despine(ax=axis)
@@ -505,11 +499,9 @@ def masked(
     temporal: np.ndarray | None = None,
     frames: int = 8,
     title: str = "",
-    up: str = "y",
-    azimuth: float = 0.0,
-    elevation: float = 0.0,
     seeds: tuple[int, ...] | None = None,
     n: int = 2,
+    **view: Any,
 ) -> Figure:
     """A clip under a spatial and a temporal mask.
 
@@ -519,6 +511,7 @@ def masked(
     spatial : (V,) bool, True = masked in all frames.
     temporal : (T,) bool, True = masked in all joints.
     seeds, n : joints that the spatial mask started from, and its steps; then joints that are hidden at random are marked.
+    view : `up`, `azimuth`, `elevation`, as in `project`.
     """
     clip = as_clip(clip)
     T, V = len(clip), len(skeleton.joints)
@@ -528,8 +521,8 @@ def masked(
     by_chance = without_walk(skeleton, spatial, seeds, n) if seeds else np.zeros(V, bool)
     figure = Picture(figsize=(9, 2.4 + 0.17 * V), layout="constrained")
     top, bottom = figure.subplots(2, 1, height_ratios=(1.8, 0.16 * V))
-    flat, seen = looked_at(clip, skeleton, up, azimuth, elevation)
-    times = np.linspace(0, T - 1, frames).round().astype(int)
+    flat, seen = looked_at(clip, skeleton, **view)
+    times = spread(T, frames)
     moments(top, flat, seen, skeleton, times, *limits(flat, seen), cells.T, temporal)
     top.set(ylabel="height (m)", title=title)
     marks = zip(skeleton.joints, by_chance, strict=True)

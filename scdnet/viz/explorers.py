@@ -188,9 +188,7 @@ class MaskExplorer(SkeletonPlayer):
         figure = Picture(figsize=(11, 4.8), layout="constrained")
         figure.colours = 96
         body, left, middle, right = figure.subplots(1, 4, width_ratios=(2.6, 3.4, 4, 1.2))
-        flat, seen = looked_at(
-            self._arrays[0], self.skeleton, self.up, self.azimuth, self.elevation
-        )
+        flat, seen = looked_at(self._arrays[0], self.skeleton, **self.view())
         paint(body, flat[self.frame], seen[self.frame], self.skeleton, spatial, size=14)
         title = f"frame {self.frame}: rings are hidden"
         framed(body, *limits(flat, seen), title=title, ylabel="height (m)", xticks=[])
@@ -322,10 +320,11 @@ class ViewExplorer(Pictured, VBox):
         """The static twin: every step at the frame that is shown."""
         player = self.player
         figure = Picture(figsize=(11, 4), layout="constrained")
-        axes, sight = figure.subplots(2, 7).flat, (player.up, player.azimuth, player.elevation)
-        parts = zip(axes, player._arrays, player._hidden, player.clips, strict=True)
+        parts = zip(
+            figure.subplots(2, 7).flat, player._arrays, player._hidden, player.clips, strict=True
+        )
         for axis, clip, hidden, about in parts:
-            flat, seen = looked_at(clip, self.skeleton, *sight)
+            flat, seen = looked_at(clip, self.skeleton, **player.view())
             t, middle = min(player.frame, len(clip) - 1), flat[seen].mean(0)
             paint(axis, flat[t], seen[t], self.skeleton, hidden[t], size=5)
             framed(axis, middle - [1, 1.1], middle + [1, 1.1], xticks=[], yticks=[])

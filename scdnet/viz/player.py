@@ -135,6 +135,10 @@ class SkeletonPlayer(Pictured, AnyWidget):
             for name, value in self._loaded(clips, titles, masked).items():
                 setattr(self, name, value)
 
+    def view(self) -> dict[str, Any]:
+        """Where the player looks from, as `draw` takes it."""
+        return {"up": self.up, "azimuth": self.azimuth, "elevation": self.elevation}
+
     def figure(self) -> Picture:
         """The static twin: eight frames of each clip, seen from where the player looks."""
         titles = [clip["title"] or f"clip {i}" for i, clip in enumerate(self.clips, 1)]
@@ -145,11 +149,9 @@ class SkeletonPlayer(Pictured, AnyWidget):
         return strip(
             dict(zip(titles, self._arrays, strict=True)),
             self.skeleton,
-            up=self.up,
-            azimuth=self.azimuth,
-            elevation=self.elevation,
             mask=self._hidden,
             unit="pixels" if self.up == "-y" else "m",
+            **self.view(),
         )
 
     def __repr__(self) -> str:
