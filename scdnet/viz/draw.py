@@ -271,14 +271,18 @@ def _ticks(values: np.ndarray) -> MaxNLocator:
 
 
 def _name_joints(axis: Axes, skeleton: Skeleton, points: np.ndarray) -> None:
-    "Write each joint's name away from the middle of the body, and at a limb's end away from the limb."
+    "Write each joint's name on its outer side; where another joint is in the way, on the inner side or higher."
     for j, (x, y) in enumerate(points):
-        near = [k for bone in skeleton.bones if j in bone for k in bone if k != j]
-        right = x >= (points[near[0], 0] if len(near) == 1 else points[:, 0].mean())
-        trunk = joint_colours(skeleton)[j] == MIDDLE
-        at, side = (5 if right else -5, 4 if trunk else -2), "left" if right else "right"
-        text = {"textcoords": "offset points", "fontsize": 6.5, "ha": side, "zorder": 6}
-        axis.annotate(skeleton.joints[j].replace("_", " "), (x, y), at, **text)
+        side = 1 if x > points[:, 0].mean() - 1e-6 else -1
+        beside = side * (points[:, 0] - x)[np.abs(points[:, 1] - y) < 0.05]
+        near, far = (
+            ((beside > 0.02) & (beside < 0.12)).any(),
+            ((beside >= 0.12) & (beside < 0.3)).any(),
+        )
+        side, up = -side if far and not near else side, 4 if near or x == 0 else -3
+        text = {"textcoords": "offset points", "fontsize": 6.5, "zorder": 6}
+        text["ha"] = "left" if side > 0 else "right"
+        axis.annotate(skeleton.joints[j].replace("_", " "), (x, y), (5 * side, up), **text)
 
 
 def pose(
@@ -302,7 +306,7 @@ def pose(
     points = rest_pose(skeleton) if points is None else np.asarray(points, float)
     points = points[None] if points.ndim == 2 else points
     flat, seen = looked_at(points, skeleton, **view)
-    figure = Picture(figsize=(6, 5.6) if names else (4, 4.6), layout="constrained")
+    figure = Picture(figsize=(6.2, 5) if names else (4, 4.6), layout="constrained")
     axis = figure.subplots()
     paint(axis, flat, seen, skeleton, size=24)
     for p in flat if value is not None else ():
@@ -319,8 +323,9 @@ def pose(
         figure.colorbar(dots, ax=axis, label=label, shrink=0.6, ticks=_ticks(value))
     for p in flat if names else ():
         _name_joints(axis, skeleton, p)
-    low, high = limits(flat, seen, 0.3 if names else 0.08)
-    framed(axis, low, high, title=title, xlabel="across (m)", ylabel="height (m)")
+    low, high = limits(flat, seen)
+    room = [0.35 * names, 0]  # for the names
+    framed(axis, low - room, high + room, title=title, xlabel="across (m)", ylabel="height (m)")
     return figure
 
 # %% ../../nbs/handbook/viz/01_draw.ipynb #8b27cd6e
