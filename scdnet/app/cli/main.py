@@ -63,9 +63,9 @@ def choose(commands: dict[str, type], words: Sequence[str], prog: str, descripti
         kind, prog = commands[words[0]], f"{prog} {words[0]}"
         description = inspect.cleandoc(kind.__doc__ or "")
         return read_words(kind, words[1:], prog=prog, description=description, config=style)
-    if words and not words[0].startswith("-"):
-        expected = f"expected one of {', '.join(commands)}; see {prog} --help"
-        raise InputError(f"{prog}: {words[0]!r} is unknown, {expected}")
+    if not words or not words[0].startswith("-"):
+        given = f"{words[0]!r} is unknown" if words else "no command is given"
+        raise InputError(f"{given}, expected one of {', '.join(commands)}; see {prog} --help")
     subcommands = tuple(
         Annotated[kind, tyro.conf.subcommand(name, description=(kind.__doc__ or "").split("\n")[0])]
         for name, kind in commands.items()
@@ -138,7 +138,7 @@ def carry_out(words: Sequence[str]) -> int:
             return 1
         except Exception as error:
             code, text = outcome(error)
-            log.error(text) if text else traceback.print_exc()
+            log.error(text) if text is not None else traceback.print_exc()
             return code
     return 0
 

@@ -167,7 +167,7 @@ def _as_flag(part: str, text: str) -> str:
 
 def _unboxed(text: str) -> str:
     """What a box of tyro says, without its frame and without the help text that it repeats."""
-    _, *sections = re.split(r"─{3,}[^\n]*\n", text)  # the first is the title
+    _, *sections = re.split(r"[-─]{3,}[^\n]*\n", text)  # the first is the title
     sections = [" ".join(re.sub("[─│╭╮╰╯]", " ", section).split()) for section in sections]
     aside = "For full helptext", "Argument helptext"
     return "; ".join(s for s in sections if s and not s.startswith(aside))
