@@ -439,11 +439,11 @@ def test_resume_starts_anew_where_there_is_nothing(store, run, tmp_path):
     "sent, code, said", [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")]
 )
 def test_a_stopped_run_says_how_it_goes_on(sent, code, said, run, store, tmp_path, monkeypatch):
-    from scdnet.training.pretrain import Pretraining
+    from scdnet.training.pretrain import Trainer
 
     words, step = (
         ["pretrain", "--store", store, "--split", "xsub", "--out", tmp_path / "run", *TINY],
-        Pretraining.step,
+        Trainer.step,
     )
 
     def stopped(state):
@@ -452,7 +452,7 @@ def test_a_stopped_run_says_how_it_goes_on(sent, code, said, run, store, tmp_pat
         return step(state)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Pretraining, "step", stopped)
+        patch.setattr(Trainer, "step", stopped)
         done = scdnet(*words)
     assert (done.returncode, done.stdout) == (code, "")
     assert (

@@ -16,7 +16,6 @@ from commands import program, scdnet
 from rank_program import CONFIG, awake, clues, outcome
 from safetensors.torch import load_file
 
-from scdnet.training.cross_domain import cross_domain_loss
 from scdnet.training.moco import follow
 from scdnet.training.pretrain import pretrain
 from scdnet.data.layouts import KINECT20
@@ -98,17 +97,17 @@ def one(folder):
 
 def halves(state):
     """A step in which each half of the batch meets the model alone, in one process: the plain twin of local statistics."""
-    model, (_, view_q, view_k) = state.model, state.batches(0)
+    model, (_, view_q, view_k, _) = state.model, state.batches(0)
     follow(model.key, model.query, model.momentum)
     queues, losses, new = {d: queue.keys.clone() for d, queue in model.queues.items()}, [], []
     for q, k in zip(view_q.tensor_split(2), view_k.tensor_split(2)):
         keys, queries = dict(zip("stg", model.key(k))), dict(zip("stg", model.query(q)))
-        losses.append(cross_domain_loss(queries, keys, queues, model.temperature).loss)
+        losses.append(model.loss(queries, keys, queues).loss)
         new.append(keys)
     (sum(losses) / 2).backward()
     for d, queue in model.queues.items():
         queue.push(torch.cat([keys[d] for keys in new]))
-    state.sums[0] = sum(losses).item() / 2
+    state.losses["loss"] = sum(losses).item() / 2
 
 
 @pytest.mark.parametrize("stats", ["local", "sync"])
@@ -206,7 +205,7 @@ def test_other_statistics_are_another_run(folder):
         4,
         "--resume",
     )
-    assert done.returncode == 2 and "batch_stats (was sync, now local)" in done.stderr
+    assert done.returncode == 2 and "--batch-stats (was sync, now local)" in done.stderr
 
 
 def process_of(number, parent):

@@ -78,7 +78,7 @@ def by_stream(runs: Sequence[str | Path]) -> dict[str, Path]:
         if changed := [
             text
             for text in run_changes(first, now)
-            if not text.startswith(("config.stream ", "config.seed "))
+            if not text.startswith(("--stream ", "--seed "))
         ]:
             raise InputError(
                 f"{run}: differs from {first} in more than the stream: {'; '.join(changed)}"
