@@ -19,16 +19,17 @@ import torch
 from commands import assert_mistake, program, scdnet, table, tree
 
 from scdnet.app.cli.evaluate import PROTOCOLS
-from scdnet.app.cli.main import COMMANDS, main
+from scdnet.app.cli.main import COMMANDS, main, parse
 from scdnet.app.cli.parsing import outcome
-from scdnet.model.encoder import Encoder, EncoderConfig
-from scdnet.utils.files import InputError
-from scdnet.training.moco import MomentumContrast
-from scdnet.training.config import PRESETS
 from scdnet.data.layouts import KINECT20, NTU25
-from scdnet.data.store import SkeletonStore
 from scdnet.data.mannequin.ntu_files import synthesize
 from scdnet.data.mannequin.perform import MannequinConfig
+from scdnet.data.store import SkeletonStore
+from scdnet.model.encoder import Encoder, EncoderConfig
+from scdnet.training.config import PRESETS
+from scdnet.training.moco import MomentumContrast
+from scdnet.training.run import Run
+from scdnet.utils.files import InputError
 
 RAW = "S001C001P001R001A001.skeleton"
 
@@ -405,7 +406,7 @@ def test_a_run_holds_what_the_contract_says(run):
     assert (
         config["epochs"] == 2
         and config["encoder"]["width"] == 16
-        and len((run / "metrics.jsonl").read_text().splitlines()) == 2
+        and len(Run.open(run).metrics()) == 2
     )
 
 
@@ -455,10 +456,9 @@ def test_a_stopped_run_says_how_it_goes_on(sent, code, said, run, store, tmp_pat
         patch.setattr(Trainer, "step", stopped)
         done = scdnet(*words)
     assert (done.returncode, done.stdout) == (code, "")
-    assert (
-        done.stderr
-        == f"scdnet: {said}; the same command with --resume goes on from the last checkpoint\n"
-    )
+    last = f"scdnet: {said}; the same command with --resume goes on from the last checkpoint"
+    epochs, message = done.stderr.splitlines()[:-1], done.stderr.splitlines()[-1]
+    assert message == last and [line.split(":")[0] for line in epochs] == ["epoch 1 of 2"]
     assert scdnet(*words, "--resume").returncode == 0
     assert (tmp_path / "run" / "encoder.safetensors").read_bytes() == (
         run / "encoder.safetensors"
@@ -711,7 +711,10 @@ def test_inspect_tells_what_is_seldom_meant(tmp_path):
         assert (
             done.returncode == 0
             and len(lines) == len(said)
-            and all(line.startswith("note: ") and part in line for line, part in zip(lines, said))
+            and all(
+                line.startswith("note: ") and part in line
+                for line, part in zip(lines, said, strict=True)
+            )
         ), done.stderr
 
 
@@ -821,7 +824,9 @@ def test_learning_refuses(words, wrong, run, store, foreign, other_store, tmp_pa
     words = (
         [*words, flag, value]
         if flag not in words
-        else [value if before == flag else w for before, w in zip(["", *words], words)]
+        else [
+            value if before == flag else w for before, w in zip(["", *words], words, strict=False)
+        ]
     )
     places = {"STORE": store, "RUN": run, "FOREIGN": foreign, "OTHER": other_store}
     shutil.rmtree(run / "eval", ignore_errors=True)
@@ -1059,7 +1064,6 @@ def test_resume_alone_uses_the_options_of_the_run(run, store, tmp_path):
 
 def test_results_of_other_options_have_other_names(run, store, tmp_path):
     from scdnet.app.cli.main import parse
-    from scdnet.training.run import Run
 
     (tmp_path / "i.csv").write_text("draw,name,class\n")
     opened = SkeletonStore.open(store)

@@ -8,7 +8,7 @@ __all__ = ['COMMANDS', 'SHARED', 'DESCRIPTION', 'choose', 'parse', 'main', 'carr
 # %% ../../../nbs/handbook/app/cli/06_main.ipynb #37be25bd
 import contextlib
 import inspect
-import logging
+import io
 import os
 import sys
 import traceback
@@ -100,8 +100,8 @@ def main(words: Sequence[str] | None = None) -> int:
     ----------
     words : the command line without the program's name; default: what was typed.
     """
-    with contextlib.suppress(AttributeError):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a file name need not be valid text
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file name need not be valid text
+        sys.stdout.reconfigure(errors="backslashreplace")
     words = list(sys.argv[1:] if words is None else words)
     if words == ["--version"]:
         print(f"scdnet {__version__}")

@@ -6,13 +6,12 @@
 __all__ = ['Results', 'Figures', 'Demo']
 
 # %% ../../../nbs/handbook/app/cli/05_report.ipynb #3e897e4a
-import math
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from .parsing import bars, log, open_run, refuse_existing, show
+from .parsing import bars, open_run, refuse_existing, show
 from ...utils.files import InputError
 from ...utils.records import Count, Seed, config
 
@@ -122,7 +121,7 @@ class Demo:
             self.overwrite,
             workers=self.workers,
             command=f"scdnet demo --out {self.out}{seed}",
-            progress=log.isEnabledFor(20),
+            progress=bars(),
         )
         table = headline_table(results)
         rows = table.astype(object).where(table.notna(), None).itertuples(index=False)

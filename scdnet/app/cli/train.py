@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from .parsing import by_part, log, refuse_existing, show
+from .parsing import by_part, log, refuse_existing, show, talkative
 from ...utils.files import InputError
 from ...utils.records import Count, Seed, config
 
@@ -47,11 +47,8 @@ class Pretrain:
         from scdnet.training.run import Run
         from scdnet.utils.distributed import is_first
 
-        start, store, queue = (
-            time.perf_counter(),
-            SkeletonStore.open(self.store),
-            self.config.queue_size,
-        )
+        start, store = time.perf_counter(), SkeletonStore.open(self.store)
+        queue = self.config.queue_size
         clips = len(store.split(self.split)[0] if self.split else store)
         if self.config.batch_size <= clips < queue and is_first():
             log.warning(
@@ -66,6 +63,7 @@ class Pretrain:
             preset=self.preset,
             resume=self.resume,
             overwrite=self.overwrite,
+            progress=talkative(),
         )
         if not is_first():
             return
@@ -120,6 +118,7 @@ class Ablate:
             self.out,
             self.preset,
             self.seeds,
+            talkative(),
             command=self.words(set(chain(*by_part(PRESETS[self.preset])))),
         )
         if is_first():
