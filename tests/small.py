@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from scdnet.data.layouts import KINECT20
+from scdnet.data.store import SkeletonStore
 from scdnet.model.encoder import EncoderConfig
 from scdnet.training.config import PRESETS
 from scdnet.training.official import official_names
-from scdnet.data.layouts import KINECT20
-from scdnet.data.store import SkeletonStore
 
 TINY = replace(
     PRESETS["demo"],
@@ -51,7 +51,6 @@ def to_official(state):
         if name.endswith(("narrow.weight", "wide.weight", "keys")):
             value = value.mT
         pieces = value.chunk(len(names)) if value.dim() else [value] * len(names)
-        old |= {
-            n: piece.reshape(-1) if n.endswith("ptr") else piece for n, piece in zip(names, pieces)
-        }
-    return {name: value.contiguous().clone() for name, value in old.items()}
+        for n, piece in zip(names, pieces, strict=True):
+            old[n] = (piece.reshape(1) if n.endswith("ptr") else piece).clone().contiguous()
+    return old

@@ -209,26 +209,23 @@ class Branch(nn.Module):
 
     Parameters
     ----------
-    encoder : clips -> z_s, z_t, with an attribute `width`.
-    projection, norm, granularity : as in `Projector`.
+    encoder : clips -> z_s, z_t.
+    projector : z_s, z_t -> an embedding for each of its clues.
     """
 
-    def __init__(
-        self,
-        encoder: Encoder,
-        projection: int = 128,
-        norm: bool = False,
-        granularity: str = "stg",
-    ):
+    def __init__(self, encoder: nn.Module, projector: nn.Module):
         super().__init__()
-        self.encoder = encoder
-        self.projector = Projector(encoder.width, projection, norm, granularity)
+        self.encoder, self.projector = encoder, projector
 
-    def forward(self, clips: Tensor) -> tuple[Tensor, ...]:
-        """Clips (N, C, T, V, M) -> q_s, q_t and, if there is one, q_g, each (N, projection) in float32 with rows of length 1."""
-        return tuple(
-            nn.functional.normalize(q.float(), dim=-1) for q in self.projector(*self.encoder(clips))
-        )
+    def forward(self, clips: Tensor, with_tokens: bool = False) -> tuple:
+        """Clips (N, C, T, V, M) -> q_s, q_t and, if there is one, q_g, each (N, projection) in float32 with rows of length 1.
+
+        With `with_tokens`, these and the encoder's refined tokens.
+        """
+        tokens = self.encoder.tokens(clips) if with_tokens else ()
+        clues = [part.amax(1) for part in tokens] if with_tokens else self.encoder(clips)
+        queries = tuple(nn.functional.normalize(q.float(), dim=-1) for q in self.projector(*clues))
+        return (queries, tokens) if with_tokens else queries
 
 # %% ../../nbs/book/06_encoder.ipynb #chkshape
 def check_shapes(

@@ -18,6 +18,7 @@ from torch import Tensor
 from ..data.readers.npz import read_npy
 from ..data.skeleton import Skeleton
 from ..model.encoder import EncoderConfig, check_shapes, scd_encoder
+from .cross_domain import CrossDomainLoss
 from .moco import MomentumContrast
 from ..utils.files import InputError
 
@@ -131,10 +132,10 @@ def import_official(
         def make() -> MomentumContrast:
             return MomentumContrast(
                 scd_encoder(config, skeleton, persons, coords, stream),
+                CrossDomainLoss(temperature=temperature),
                 queue_size,
                 momentum,
-                temperature,
-                projection=config.projection,
+                config.projection,
             )
 
         with torch.device("meta"):  # names without memory
