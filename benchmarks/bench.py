@@ -42,7 +42,7 @@ def example_store(folder: Path, count: int) -> SkeletonStore:
     pair = [sample_clip(action) for action in COMPANY]
     alone = [np.pad(sample_clip(a), ((0, 0), (0, 1), (0, 0), (0, 0))) for a in ALONE]
     clips = [(pair if i % 2 else alone)[i // 2 % (3 if i % 2 else 6)] for i in range(count)]
-    return SkeletonStore.from_arrays(folder / "store", clips, skeleton=NTU25)
+    return SkeletonStore.from_arrays(folder / "store", clips, [0] * count, NTU25)
 
 
 def alternate(stage: Stage, repeats: int, device: torch.device) -> dict[str, list[float]]:
