@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ..data.skeleton import Skeleton
 from ..data.store import SkeletonStore
 from ..model.encoder import scd_encoder
+from ..model.fast import accelerate
 from .batches import Batches
 from .callbacks import Checkpoints, Metrics, Progress, keep_step, say
 from .checkpoint import load_checkpoint, save_checkpoint
@@ -54,7 +55,7 @@ def build_model(
     loss = loss or CrossDomainLoss(loss_pairs(config.granularity, config.loss), config.temperature)
 
     def make() -> MomentumContrast:
-        query = encoder or scd_encoder(config.encoder, skeleton, persons, coords)
+        query = encoder or scd_encoder(config.encoder, skeleton, persons, coords, config.stream)
         sizes = config.encoder.projection, config.encoder.projector_norm
         return MomentumContrast(
             query, loss, config.queue_size, config.key_momentum, *sizes, config.precision
@@ -107,8 +108,10 @@ class Trainer:
         self.model = build_model(config, *layout, encoder, loss)
         self.model.auxiliary = auxiliary  # its weights are trained and stored with the model's
         self.model.to(device).train()
-        if config.batch_stats == "sync":
+        if config.batch_stats == "sync" and world_size() > 1:
             synchronise(self.model)
+        elif device.type == "cpu" and not config.compile:
+            accelerate(self.model)
         if config.compile:
             self.model.query.encoder.compile()
             self.model.key.encoder.compile()
