@@ -169,8 +169,8 @@ class Run:
         with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they are
             if path.is_file():
                 found = _shapes(path)
-                expected = "the encoder that config.json describes" if encoder is None else own
-                check_shapes(make, found, f"{path}: does not hold {expected}")
+                expected = "that config.json describes" if encoder is None else "that was passed in"
+                check_shapes(make, found, f"{path}: does not hold the encoder {expected}")
             elif name == "encoder.safetensors":
                 raise FileNotFoundError(f"{path}: no such file, has the run finished?")
             torch.manual_seed(seed_of(self.config.seed, 0, 2))  # runs from before there was a file
