@@ -211,7 +211,7 @@ def test_callbacks(store, tmp_path):
             calls.append(("epoch", trainer.epoch))
             trainer.encoder.eval()  # the trainer puts it back
             torch.manual_seed(0)  # and does not depend on the caller's random numbers
-            trainer.record["nearest"] = 50.0 + trainer.epoch
+            trainer.log(nearest=50.0 + trainer.epoch)
 
         def on_end(self, trainer):
             calls.append(("end", trainer.steps_done))

@@ -95,15 +95,16 @@ def test_a_run_knows_the_form_of_its_clips(store, tmp_path):
 # resuming
 
 
-def test_resume_takes_the_options_of_the_run(store, tmp_path, monkeypatch, capsys):
+def test_resume_takes_the_options_of_the_run(store, tmp_path, caplog):
     def interrupt(trainer):
         trainer.signals.append(signal.SIGTERM)
 
     stop = type("Stop", (), {"on_epoch": staticmethod(interrupt)})()
     with pytest.raises(SystemExit):
         pretrain(store, "half", CONFIG, tmp_path / "run", preset="demo", callbacks=[stop])
-    pretrain(store, None, None, tmp_path / "run", resume=True, progress=False)
-    assert "going on after step 4" in capsys.readouterr().err
+    with caplog.at_level("INFO", logger="scdnet"):
+        pretrain(store, None, None, tmp_path / "run", resume=True, progress=False)
+    assert "going on after step 4" in caplog.text
     run = Run.open(tmp_path / "run")
     assert (run.config, run.split, run.preset) == (CONFIG, "half", "demo")
     assert [start["step"] for start in run.starts()] == [0, 4]
