@@ -33,6 +33,7 @@ import numpy as np
 from scdnet.utils.files import InputError
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tests"))  # small.py
 HANG, MEMORY = 5, 10**9  # seconds of processor time, for the machine may be busy; bytes
 
 
@@ -699,15 +700,7 @@ def run(folder: Path) -> Case:
     def read(place, _):
         encoder = load_encoder(place / "run")
         with torch.no_grad():
-            encoder(
-                torch.zeros(
-                    1,
-                    encoder.coords,
-                    encoder.config.frames,
-                    encoder.skeleton.num_joints,
-                    encoder.persons,
-                )
-            )
+            encoder(torch.zeros(1, *encoder.format.shape))
         run_config(place / "run"), about_run(place / "run"), list(find_results(place / "run"))
         return True
 
@@ -758,28 +751,24 @@ def checkpoint(folder: Path) -> Case:
 
 def official(folder: Path) -> Case:
     import torch
+    from small import to_official
 
-    from scdnet.model.encoder import Encoder, EncoderConfig
+    from scdnet.model.encoder import EncoderConfig, scd_encoder
     from scdnet.training.moco import MomentumContrast
     from scdnet.training.official import import_official, read_checkpoint
     from scdnet.data.layouts import KINECT20
 
     torch.manual_seed(0)
     model = MomentumContrast(
-        Encoder(
+        scd_encoder(
             EncoderConfig(frames=16, channels=8, width=16, heads=2, projection=4),
             KINECT20,
             persons=1,
         ),
         queue_size=8,
+        projection=4,
     ).eval()
-    space: dict = {}
-    for cell in json.loads((ROOT / "nbs/33_official.ipynb").read_text())["cells"]:
-        if (source := "".join(cell["source"])).startswith(
-            ("def space_to_official", "def time_to_official", "def to_official")
-        ):
-            exec(source, space)  # the notebook takes a model apart
-    old = {name: value.detach().contiguous() for name, value in space["to_official"](model).items()}
+    old = to_official(model.state_dict())
     buffer, arrays_of = (
         io.BytesIO(),
         {f"state_dict/{name}": value.numpy() for name, value in old.items()},
@@ -965,7 +954,6 @@ def command_line(draw, st) -> list[str]:
         "prepare": "raw --out new --workers 1",
         "inspect": "store",
         "results": "",
-        "bench": "",
         "pretrain": ["--store", "store", "--split", "xsub", "--out", "new", *tiny],
         "ablate": ["table5", "--store", "store", "--split", "xsub", "--out", "new", *tiny],
         "embed": "--run run --store store --out new.npz --device cpu",
@@ -1057,7 +1045,7 @@ def command_case(
     write(folder / "raw", ntu_files())
     (folder / "o" / "c.npz").rename(folder / "official.npz")
     shutil.rmtree(folder / "o")
-    for command in (cli.Demo, cli.Bench, cli.Ablate, cli.Figures):
+    for command in (cli.Demo, cli.Ablate, cli.Figures):
         change(command, "run", lambda self: None)
     few = synthetic.MannequinConfig(actions=(5,), subjects=(1,))
     change(

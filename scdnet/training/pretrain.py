@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ..data.skeleton import Skeleton
 from ..data.store import SkeletonStore
 from ..model.encoder import scd_encoder
+from ..model.fast import accelerate
 from .batches import Batches
 from .callbacks import Checkpoints, Metrics, Progress, keep_step, say
 from .checkpoint import load_checkpoint, save_checkpoint
@@ -109,8 +110,10 @@ class Trainer:
         self.model.auxiliary = auxiliary  # its weights are trained and stored with the model's
         self.model.to(device).train()
         self.encoder.format = self.batches.form
-        if config.batch_stats == "sync":
+        if config.batch_stats == "sync" and world_size() > 1:
             synchronise(self.model)
+        elif device.type == "cpu" and not config.compile:
+            accelerate(self.model)
         if config.compile:
             self.model.query.encoder.compile()
             self.model.key.encoder.compile()

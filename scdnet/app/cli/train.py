@@ -150,39 +150,43 @@ class ImportOfficial:
     def run(self) -> None:
         from scdnet.data.layouts import KINECT20, NTU25
         from scdnet.training.config import PRESETS
-        from scdnet.training.official import import_official, read_checkpoint
+        from scdnet.training.official import import_official, read_checkpoint, read_config
         from scdnet.training.run import RUN_FILES, save_encoder
         from scdnet.utils.files import digest, new_folder, write_json
 
         refuse_existing(self.out, self.overwrite)
         skeleton = {"ntu25": NTU25, "kinect20": KINECT20}[self.skeleton]
         try:
-            model = import_official(read_checkpoint(self.checkpoint), skeleton, heads=self.heads)
+            old = read_checkpoint(self.checkpoint)
+            model = import_official(old, skeleton, heads=self.heads, stream=self.stream)
         except InputError as error:
             text = str(error).removeprefix(f"{self.checkpoint}: ")
             raise InputError(f"{self.checkpoint}: {text}") from error
         encoder, queue = model.query.encoder, len(model.queues["g"].keys)
         values = replace(
-            PRESETS["paper"], encoder=encoder.config, queue_size=queue, stream=self.stream
+            PRESETS["paper"],
+            encoder=read_config(old, self.heads),
+            queue_size=queue,
+            stream=self.stream,
         )
         content = {
             "preset": "paper",
             "split": None,
             "config": asdict(values),
             "skeleton": skeleton.to_dict(),
-            "persons": encoder.persons,
-            "coords": encoder.coords,
+            "persons": encoder.format.persons,
+            "coords": encoder.format.coords,
             "store": None,
             "official": {"name": self.checkpoint.name, "digest": digest(self.checkpoint)},
         }
         with new_folder(self.out, self.overwrite, RUN_FILES) as folder:
             write_json(folder / "config.json", content)
             save_encoder(encoder, folder)
-        sizes = f"{encoder.config.frames}, {skeleton.num_joints}, {encoder.persons}"
+        sizes = f"{encoder.format.frames}, {skeleton.num_joints}, {encoder.format.persons}"
         show(
             [
                 ("frames, joints, persons", sizes),
-                ("dimensions of a clue", encoder.config.width),
+                ("dimensions of a clue", encoder.width),
                 ("stream", self.stream),
                 ("run", self.out),
             ]
