@@ -98,7 +98,7 @@ def one(folder):
 
 def halves(state):
     """A step in which each half of the batch meets the model alone, in one process: the plain twin of local statistics."""
-    model, (_, view_q, view_k) = state.model, state.batches(0)
+    model, (_, view_q, view_k, _) = state.model, state.batches(0)
     follow(model.key, model.query, model.momentum)
     queues, losses, new = {d: queue.keys.clone() for d, queue in model.queues.items()}, [], []
     for q, k in zip(view_q.tensor_split(2), view_k.tensor_split(2)):

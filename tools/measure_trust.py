@@ -770,10 +770,10 @@ class Watched(Pretraining):
         sizes = {
             int((view != 0).flatten(1, 3).any(1).sum()): step
             for step in range(self.steps)
-            for view in self.batches(step)[1:]
+            for view in self.batches(step)[1:3]
         }
         for _, step in sorted(sizes.items()):
-            self.model(*self.batches(step)[1:]).loss.backward()
+            self.model(*self.batches(step)[1:3]).loss.backward()
 
     def step(self):
         result = super().step()

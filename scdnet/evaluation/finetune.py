@@ -34,7 +34,7 @@ from ..utils.distributed import is_first, rank, world_size
 from ..utils.files import InputError
 from ..utils.machine import find_device
 from ..utils.seeds import seed_of
-from ..views.config import ViewConfig, evaluation_clips, views
+from ..views.config import ClipFormat, ViewConfig, evaluation_clips, random_crops, view_chain
 from ..views.transforms import Stream
 
 # %% ../../nbs/handbook/evaluation/06_finetune.ipynb #1752bdb1
@@ -142,16 +142,10 @@ class _Clips:
 
     def view(self, batch: np.ndarray, seed: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
-        return views(
-            self.frames,
-            self.starts[batch],
-            self.lengths[batch],
-            self.skeleton,
-            self.config,
-            generator,
-            self.stream,
-            self.size,
-        )
+        form = ClipFormat(self.skeleton, self.size, *self.frames.shape[1::2], self.stream)
+        clips = self.frames, self.starts[batch], self.lengths[batch]
+        crops = random_crops(*clips, self.config, generator, form)
+        return view_chain(self.config)(crops, self.skeleton, generator)
 
     def middles(self, indices: np.ndarray, size: int = 64):
         for part in torch.from_numpy(indices).split(size):

@@ -74,6 +74,7 @@ class PretrainConfig:
         "local"  # of batch normalisation, where several ranks share a batch: each rank's own, or the whole batch's; paper: one GPU
     )
     save_every: int = 10  # epochs between checkpoints
+    draw_on_cpu: bool = False  # random numbers of the views: drawn on the CPU, so that the views are equal on every device; ours
     deterministic: bool = (
         False  # only algorithms that give the same bits each time; a CPU's do so anyway
     )

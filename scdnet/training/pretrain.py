@@ -161,7 +161,7 @@ class Pretraining:
         ------
         NotFinite : if the loss or a gradient is not; names the step and the clips.
         """
-        chosen, view_q, view_k = self.batches(self.steps_done)
+        chosen, view_q, view_k, _ = self.batches(self.steps_done)
         others = (rank(),) if rank() else ()
         torch.manual_seed(
             seed_of(self.config.seed, self.steps_done, 4, *others)

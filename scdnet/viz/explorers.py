@@ -20,7 +20,7 @@ from matplotlib.colors import ListedColormap, to_hex
 from torch import Generator
 from traitlets import Bool, Bytes, Dict, Enum, Int, List, Unicode, validate
 
-from ..views.config import ViewConfig, views
+from ..views.config import ClipFormat, ViewConfig, random_crops, view_chain
 from ..evaluation.embedding import tsne
 from scdnet.viz.draw import (
     PALETTE,
@@ -463,20 +463,20 @@ def chain(
     -------
     For each of `STEPS` a clip (`size`, M, V, C), and what is hidden in it, (`size`, V) bool; what is hidden keeps its place.
     """
-    frames, first, length = (
-        torch.as_tensor(np.asarray(clip)).float(),
-        torch.tensor([0]),
-        torch.tensor([len(clip)]),
-    )
+    frames = torch.as_tensor(np.asarray(clip)).float()
+    form = ClipFormat(skeleton, size, frames.shape[1], frames.shape[-1])
+
+    def view(frames, config):
+        generator = Generator().manual_seed(draw)
+        crops = random_crops(frames, [0], [len(frames)], config, generator, form)
+        return view_chain(config)(crops, skeleton, generator)[0]
+
     made = []
     for i in range(len(STEPS)):
         config = ViewConfig(
             **chosen_steps([step for step in list(STEPS)[: i + 1] if step in steps])
         )
-        clips = [
-            views(x, first, length, skeleton, config, Generator().manual_seed(draw), size=size)[0]
-            for x in (frames, torch.ones_like(frames))
-        ]
+        clips = [view(x, config) for x in (frames, torch.ones_like(frames))]
         view, ones = (
             clip.permute(1, 3, 2, 0).numpy() for clip in clips
         )  # (C, T, V, M) -> (T, M, V, C)
@@ -565,7 +565,7 @@ class ViewExplorer(Pictured, VBox):
             f"{name}={value!r}" for name, value in chosen_steps(self.taken()).items()
         )
         self.code.value = "<br>".join(
-            f"<code>views(frames, starts, lengths, skeleton, ViewConfig({options}), Generator().manual_seed({2 * self.draw.value + i}))</code>"
+            f"<code>view_chain(ViewConfig({options}))(crops, skeleton, Generator().manual_seed({2 * self.draw.value + i}))</code>"
             for i in (0, 1)
         )
 
