@@ -46,8 +46,8 @@ def resize(frames: Tensor, start: Tensor, length: Tensor, size: int) -> Tensor:
     )  # (N, 1)
     if ((length < 1) | (start < 0) | (start + length > len(frames))).any():
         raise InputError(
-            f"resize: stretches of {length.min()} to {length.max()} frames, from frame {start.min()} to "
-            f"{(start + length).max()}, expected at least 1 frame within the {len(frames)} that there are"
+            f"resize: stretches of {length.min()} to {length.max()} frames between frame {start.min()} and "
+            f"{(start + length).max()}, expected at least 1 frame within the {len(frames)} of the store"
         )
     time = torch.arange(size, device=length.device, dtype=torch.float64)
     position = ((time + 0.5) * length / size - 0.5).clamp(min=0)  # (N, T), frames into the stretch
@@ -124,16 +124,12 @@ def to_stream(clips: Tensor, skeleton: Skeleton | None, stream: Stream = "joint"
     """
     if stream == "joint":
         return clips
-    if stream == "bone":
-        if skeleton is None:
-            raise InputError(
-                "stream is 'bone' and skeleton is None, expected the skeleton that the bones belong to"
-            )
+    if stream == "bone" and skeleton is not None:
         parents = dict(reversed(skeleton.bones))
         return clips - clips[:, :, :, [parents.get(j, j) for j in range(skeleton.num_joints)]]
     if stream == "motion":
         return torch.cat([clips[:, :, 1:] - clips[:, :, :-1], torch.zeros_like(clips[:, :, :1])], 2)
-    raise InputError(f"stream is {stream!r}, expected joint, bone or motion")
+    raise InputError(f"stream is {stream!r}, expected joint, motion, or bone with a skeleton")
 
 # %% ../../nbs/book/02_transforms.ipynb #3606d204
 def coin(count: int, generator: Generator, p: float = 0.5) -> Tensor:
@@ -170,8 +166,9 @@ class Rotate:
         chosen = coin(count, generator, self.p)
         planes, device = PLANES[coords], generator.device
         axis = torch.randint(len(planes), (count, 1), generator=generator, device=device)
-        largest = torch.full((count, len(planes)), float(self.other), device=device)
-        largest = largest.double().scatter(1, axis, float(self.main))
+        largest = torch.where(
+            axis == torch.arange(len(planes), device=device), self.main, self.other
+        )
         angles = torch.deg2rad(largest) * uniform(count, len(planes), generator=generator)
         turns = torch.eye(coords, dtype=torch.float64, device=device).repeat(count, 1, 1)
         for (i, j), angle in zip(planes, (angles * chosen[:, None]).T, strict=True):
