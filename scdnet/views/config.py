@@ -45,9 +45,7 @@ class ViewConfig:
 
     crop_low: Share = 0.1  # shortest random stretch, share of the clip; official
     crop_high: Share = 1.0  # longest random stretch, share of the clip; official
-    crop_least: Count = (
-        64  # shortest random stretch, frames (a shorter clip is taken whole); official
-    )
+    crop_least: Count = 64  # shortest random stretch, frames, or the whole clip; official
     p: Share = 0.5  # probability of each transform below, drawn for each clip and view; paper
     rotate: bool = True  # rotate the clip; paper
     rotate_main: Size = 30.0  # largest angle about the main axis, degrees; official
@@ -66,9 +64,7 @@ class ViewConfig:
 
     def __post_init__(self):
         if self.crop_low > self.crop_high:
-            raise InputError(
-                f"crop_low is {self.crop_low}, expected at most crop_high, {self.crop_high}"
-            )
+            raise InputError(f"crop_low is {self.crop_low}, more than crop_high, {self.crop_high}")
 
 # %% ../../nbs/handbook/views/01_config.ipynb #56a5c301
 def view_chain(config: ViewConfig) -> Chain:
@@ -157,13 +153,11 @@ class ClipFormat:
 
     def check(self, store: SkeletonStore) -> None:
         """InputError unless the clips of `store` can be brought into this form."""
-        mine, found = (
-            f"{s.skeleton.name} ({s.skeleton.num_joints} joints, {s.coords} coordinates)"
-            for s in (self, store)
-        )
-        if self.skeleton != store.skeleton or self.coords != store.coords:
+        mine, found = self.skeleton, store.skeleton
+        if mine != found or self.coords != store.coords:
             raise InputError(
-                f"{store.path}: its clips have the layout {found}, but the encoder was made for {mine}"
+                f"{store.path}: clips of {found.name} ({found.num_joints} joints, {store.coords} coordinates), "
+                f"expected the layout of {mine.name} ({mine.num_joints} joints, {self.coords} coordinates)"
             )
 
     def fit(self, clips: Tensor) -> Tensor:

@@ -89,18 +89,16 @@ def spatial_mask(
     InputError
         If `k` or `seeds` is out of range.
     """
-    joints, device = skeleton.num_joints, generator.device
+    joints = skeleton.num_joints
     if not 0 <= k <= joints:
-        raise InputError(
-            f"spatial mask: k is {k}, expected 0 to the {joints} joints of {skeleton.name}"
-        )
-    scores = torch.zeros(count, joints, dtype=torch.float64, device=device)
+        raise InputError(f"spatial mask: k is {k}, expected 0 to {joints}, the joints there are")
+    scores = torch.zeros(count, joints, dtype=torch.float64, device=generator.device)
     if structural:
         scores = walk_scores(skeleton, _seeds(seeds, joints, count, generator), n)
     shuffled = uniform(count, joints, generator=generator).argsort(1, descending=True)
     ranked = scores.gather(1, shuffled).argsort(dim=1, descending=True, stable=True)
     hidden = shuffled.gather(1, ranked[:, :k])  # (N, k): by score, ties in random order
-    return torch.zeros(count, joints, dtype=torch.bool, device=device).scatter(1, hidden, True)
+    return torch.zeros_like(scores, dtype=torch.bool).scatter(1, hidden, True)
 
 
 def _seeds(seeds, joints: int, count: int, generator: Generator) -> Tensor:
@@ -112,7 +110,7 @@ def _seeds(seeds, joints: int, count: int, generator: Generator) -> Tensor:
     whole = given.ndim == 1 and given.size > 0 and given.dtype.kind in "iu"
     if not whole or not 0 <= given.min() <= given.max() < joints:
         raise InputError(
-            f"spatial mask: seeds is {seeds}, expected 1 or more, or joints from 0 to {joints - 1}"
+            f"spatial mask: seeds is {seeds}, expected 1 or more, or joints below {joints}"
         )
     return torch.from_numpy(given.astype(np.int64)).to(device).expand(count, -1)
 
@@ -145,15 +143,11 @@ def temporal_mask(
         If `s` or `r` is out of range.
     """
     if not (1 <= s <= frames and 0 <= r <= s):
-        raise InputError(
-            f"temporal mask: s is {s} and r {r}, expected 0 <= r <= s <= {frames} frames"
-        )
+        raise InputError(f"temporal mask: s is {s}, r is {r}, expected r <= s <= {frames} frames")
     units, hidden = (s, r) if structural else (frames, round(frames * r / s))
-    chosen = uniform(count, units, generator=generator).topk(hidden).indices  # (N, r)
-    cubes = torch.zeros(count, units, dtype=torch.bool, device=chosen.device).scatter(
-        1, chosen, True
-    )
-    return cubes[:, torch.arange(frames, device=chosen.device) * units // frames]  # -> (N, T)
+    draws = uniform(count, units, generator=generator)
+    cubes = torch.zeros_like(draws, dtype=torch.bool).scatter(1, draws.topk(hidden).indices, True)
+    return cubes[:, torch.arange(frames, device=draws.device) * units // frames]  # (N, s) -> (N, T)
 
 # %% ../../nbs/book/03_masks.ipynb #c0309699
 def hide(clips: Tensor, joints: Tensor | None = None, frames: Tensor | None = None) -> Tensor:

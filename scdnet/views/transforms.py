@@ -41,16 +41,13 @@ def resize(frames: Tensor, start: Tensor, length: Tensor, size: int) -> Tensor:
     InputError
         If a stretch is empty or leaves the frames.
     """
-    start, length = (
-        torch.as_tensor(x, dtype=torch.int64)[:, None] for x in (start, length)
-    )  # (N, 1)
+    start, length = (torch.as_tensor(x, dtype=torch.int64)[:, None] for x in (start, length))
     if ((length < 1) | (start < 0) | (start + length > len(frames))).any():
         raise InputError(
-            f"resize: stretches of {length.min()} to {length.max()} frames between frame {start.min()} and "
-            f"{(start + length).max()}, expected at least 1 frame within the {len(frames)} of the store"
+            f"resize: a stretch is empty, or leaves the {len(frames)} frames of the store"
         )
     time = torch.arange(size, device=length.device, dtype=torch.float64)
-    position = ((time + 0.5) * length / size - 0.5).clamp(min=0)  # (N, T), frames into the stretch
+    position = ((time + 0.5) * length / size - 0.5).clamp(min=0)  # (N, T), in frames of a stretch
     left = position.long()
     right = torch.minimum(left + 1, length - 1)
     weight = (position - left).to(frames).view(-1, 1, 1, 1)  # (N·T, 1, 1, 1)
@@ -166,10 +163,9 @@ class Rotate:
         chosen = coin(count, generator, self.p)
         planes, device = PLANES[coords], generator.device
         axis = torch.randint(len(planes), (count, 1), generator=generator, device=device)
-        largest = torch.where(
-            axis == torch.arange(len(planes), device=device), self.main, self.other
-        )
-        angles = torch.deg2rad(largest) * uniform(count, len(planes), generator=generator)
+        is_main = axis == torch.arange(len(planes), device=device)  # (N, axes)
+        largest = torch.where(is_main, self.main, self.other)
+        angles = torch.deg2rad(largest * uniform(count, len(planes), generator=generator))
         turns = torch.eye(coords, dtype=torch.float64, device=device).repeat(count, 1, 1)
         for (i, j), angle in zip(planes, (angles * chosen[:, None]).T, strict=True):
             turn = torch.eye(coords, dtype=torch.float64, device=device).repeat(count, 1, 1)
@@ -200,9 +196,7 @@ class Flip:
         mirrored = clips[chosen].index_select(3, torch.tensor(skeleton.flip, device=clips.device))
         if self.negate_x:
             mirrored[:, 0] *= -1
-        clips = clips.clone()
-        clips[chosen] = mirrored
-        return clips
+        return clips.index_put((chosen,), mirrored)
 
 # %% ../../nbs/book/02_transforms.ipynb #db012832
 @dataclass(frozen=True)

@@ -466,7 +466,7 @@ def chain(
     frames = torch.as_tensor(np.asarray(clip)).float()
     form = ClipFormat(skeleton, size, frames.shape[1], frames.shape[-1])
 
-    def view(frames, config):
+    def random_view(frames, config):
         generator = Generator().manual_seed(draw)
         crops = random_crops(frames, [0], [len(frames)], config, generator, form)
         return view_chain(config)(crops, skeleton, generator)[0]
@@ -476,7 +476,7 @@ def chain(
         config = ViewConfig(
             **chosen_steps([step for step in list(STEPS)[: i + 1] if step in steps])
         )
-        clips = [view(x, config) for x in (frames, torch.ones_like(frames))]
+        clips = [random_view(x, config) for x in (frames, torch.ones_like(frames))]
         view, ones = (
             clip.permute(1, 3, 2, 0).numpy() for clip in clips
         )  # (C, T, V, M) -> (T, M, V, C)
