@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from scdnet.data.layouts import KINECT20, NTU25
 from scdnet.data.skeleton import Skeleton, adjacency, adjacency_power
 from scdnet.utils.files import InputError
