@@ -164,7 +164,7 @@ class StoreWriter:
         """Let go of the file; harmless after `finish`."""
         self._file.close()
 
-# %% ../../nbs/handbook/data/03_store.ipynb #af13d53f
+# %% ../../nbs/handbook/data/03_store.ipynb #9e7c37c4
 PUBLIC = {  # split rule -> data set, about how many clips
     "ntu60": ("NTU-60", 56578),
     "ntu120": ("NTU-120", 113945),
@@ -471,7 +471,8 @@ def _read_meta(path: Path) -> dict:
 def _read_frames(file: Path, shape: tuple[int, ...]) -> np.ndarray:
     """`frames.npy` as a memory map of the expected shape."""
     try:
-        frames = open_memmap(file, "r")
+        with np.errstate(all="ignore"):  # sizes without end overflow before they are refused
+            frames = open_memmap(file, "r")
     except Exception as error:  # a damaged header may fail in any way
         raise InputError(
             f"{file}: not an array of shape {shape}; the file is truncated or damaged ({str(error)[:200]})"
