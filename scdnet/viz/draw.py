@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['LEFT', 'RIGHT', 'MIDDLE', 'PALETTE', 'VISIBLE', 'Picture', 'joint_colours', 'bone_colours', 'visible', 'scene',
-           'project', 'as_clip', 'limits', 'looked_at', 'spread', 'framed', 'paint', 'moments', 'upright_joints',
-           'known_body', 'rest_pose', 'pose', 'strip', 'staged', 'player_traits', 'animate', 'heatmap', 'without_walk',
-           'grid', 'masked', 'Collapsing', 'collapse_levels', 'curve', 'scatter']
+           'project', 'as_clip', 'limits', 'looked_at', 'spread', 'framed', 'paint', 'moments', 'known_body',
+           'rest_pose', 'pose', 'strip', 'staged', 'player_traits', 'animate', 'heatmap', 'without_walk', 'grid',
+           'masked', 'Collapsing', 'collapse_levels', 'curve', 'scatter']
 
 # %% ../../nbs/handbook/viz/01_draw.ipynb #825737fd
 import base64
@@ -29,6 +29,7 @@ from PIL import Image
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import shortest_path
 
+from ..data.layouts import upright_joints
 from ..data.skeleton import Skeleton, adjacency_power
 from .html import PARTS, static
 
@@ -221,18 +222,6 @@ _SIDE = {
     "eye": (0.06, 1.67),
     "ear": (0.13, 1.64),
 }
-_HIGH, _LOW = ("head", "nose", "neck"), ("foot", "ankle", "hip", "pelvis")
-
-
-def upright_joints(skeleton: Skeleton) -> tuple[int, int] | None:
-    "A low and a high joint: the ends of `vertical`, else by their names; None if neither helps."
-
-    def first(words: tuple[str, ...]) -> int | None:
-        named = (j for w in words for j, joint in enumerate(skeleton.joints) if w in joint.lower())
-        return next(named, None)
-
-    low, high = skeleton.vertical or (first(_LOW), first(_HIGH))
-    return None if low is None or high is None else (low, high)
 
 
 def known_body(skeleton: Skeleton) -> np.ndarray | None:
