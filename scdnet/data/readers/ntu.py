@@ -160,8 +160,9 @@ def _parse(text: _Text) -> tuple[np.ndarray, np.ndarray, list[bytes]]:
             text.count(at + 1, "the number of joints", NTU25.num_joints, NTU25.num_joints)
             first.append(at + 2)
             at += 2 + NTU25.num_joints
-            joints += text.lines[first[-1] : at]
-            if [line.count(b" ") for line in joints[-NTU25.num_joints :]] != GAPS:
+            found = text.lines[first[-1] : at]
+            joints += found
+            if [line.count(b" ") for line in found] != GAPS:
                 for line in range(first[-1], at):
                     text.line(line, "a joint", JOINT_FIELDS)
     if at < len(text.lines):
