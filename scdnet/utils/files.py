@@ -64,7 +64,9 @@ def parse_json(data: bytes, where: str) -> object:
     """Content of a JSON text in UTF-8. InputError, naming the file `where` and the line, if it is none or has a key twice."""
     steps = (1 if b in b"[{" else -1 for b in data if b in b"[{]}")
     if max(itertools.accumulate(steps), default=0) > DEEPEST:
-        raise InputError(f"{where}: more than {DEEPEST} brackets within brackets, expected fewer")
+        raise InputError(
+            f"{where}: not JSON of ours (more than {DEEPEST} brackets within brackets)"
+        )
 
     def once(pairs: list[tuple[str, object]]) -> dict:
         key, count = Counter(key for key, _ in pairs).most_common(1)[0] if pairs else ("", 1)
@@ -175,7 +177,7 @@ def _locked(file: Path, folder: str | Path) -> Iterator[None]:
     with contextlib.suppress(OSError):
         who = file.read_text()
     try:
-        lock.acquire(timeout=0.1)
+        lock.acquire(timeout=1)  # workers of a process that was killed end a moment later
     except Timeout:
         raise InputError(
             f"{folder}: process {who} is at work in it, expected nobody; wait for it, or stop it"
