@@ -11,8 +11,9 @@ from torch import nn
 import scdnet.training.pretrain
 from scdnet.model.gcn import BatchNorm
 from scdnet.evaluation.features import calibrate, features
+from scdnet.training.batches import Batch
 from scdnet.training.config import PRESETS
-from scdnet.training.pretrain import Pretraining, pretrain
+from scdnet.training.pretrain import Trainer, pretrain
 from scdnet.utils.distributed import average_gradients, joined, rank, synchronise
 from scdnet.data.store import SkeletonStore
 
@@ -43,7 +44,7 @@ def awake(store, stats):
             replace(config, view=replace(config.view, spatial="none", temporal="none")),
             "pairs",
         )
-    state = Pretraining(config, store, store.split(split)[0])
+    state = Trainer(config, store, store.split(split)[0])
     for name, value in state.model.named_parameters():
         if name.endswith(("alpha", "space_norm.weight")):
             value.data.fill_(0.5)
@@ -51,9 +52,9 @@ def awake(store, stats):
         batches = state.batches
         state.model.query.double(), state.model.key.double()
         state.query = average_gradients(state.model.query)
-        state.batches = lambda step: (
-            lambda chosen, *pair: (chosen, *(view.double() for view in pair))
-        )(*batches(step))
+        state.batches = lambda step: Batch(
+            *(x.double() if torch.is_tensor(x) else x for x in batches(step))
+        )
     return state
 
 
@@ -61,7 +62,7 @@ def outcome(state):
     """Loss, gradients and all that a checkpoint holds, after a step."""
     gradient = torch.cat([p.grad.flatten() for p in state.model.query.parameters()])
     return {
-        "loss": state.sums[0],
+        "loss": state.losses["loss"],
         "gradient": gradient,
         "model": {name: value.clone() for name, value in state.model.state_dict().items()},
     }
@@ -92,7 +93,7 @@ def clues(store):
     return features(encoder, store, batch_size=3)
 
 
-class Stopped(Pretraining):
+class Stopped(Trainer):
     def step(self):
         if self.steps_done == 7:
             raise KeyboardInterrupt
@@ -109,7 +110,7 @@ def main(folder):
         norm = synchronise(nn.Sequential(BatchNorm(4).double()))[0]
         torch.save(normalised(norm, (slice(3), slice(3, 7))[rank()]), folder / f"norm-{rank()}.pt")
         torch.save(clues(store), folder / f"clues-{rank()}.pt")
-        scdnet.training.pretrain.Pretraining = Stopped
+        scdnet.training.pretrain.Trainer = Stopped
         with contextlib.suppress(KeyboardInterrupt):
             pretrain(store, "half", CONFIG, folder / "run", preset="demo", progress=False)
 

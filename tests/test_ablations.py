@@ -32,7 +32,7 @@ from scdnet.paper.ablations import (
 from scdnet.model.encoder import EncoderConfig
 from scdnet.utils.files import InputError, shipped
 from scdnet.training.config import PRESETS
-from scdnet.training.pretrain import Pretraining, pretrain
+from scdnet.training.pretrain import Trainer, pretrain
 from scdnet.training.run import load_encoder, run_config
 from scdnet.utils.distributed import is_first, joined
 from scdnet.data.layouts import KINECT20
@@ -206,7 +206,7 @@ def test_only_what_is_missing_is_judged_again(whole, store, tmp_path, monkeypatc
 
 def test_a_cut_leaves_no_trace(whole, store, tmp_path, monkeypatch):
     """Stopped in the second epoch of the second row: the first row stands, the second goes on, and not a digit differs."""
-    steps, step = [], Pretraining.step
+    steps, step = [], Trainer.step
 
     def cut(state):
         if len(steps) == 6 + 3:
@@ -214,7 +214,7 @@ def test_a_cut_leaves_no_trace(whole, store, tmp_path, monkeypatch):
         steps.append(state.steps_done)
         return step(state)
 
-    monkeypatch.setattr(Pretraining, "step", cut)
+    monkeypatch.setattr(Trainer, "step", cut)
     with pytest.raises(KeyboardInterrupt):
         fill(store, tmp_path / "out")
     part = json.loads((tmp_path / "out" / "table5.json").read_text())
@@ -312,7 +312,7 @@ def test_a_run_from_before_the_ablations_still_loads(whole, tmp_path):
 )
 def test_each_model_is_saved_and_goes_on(row, store, tmp_path, monkeypatch):
     """Whatever is left out of the model, its checkpoints hold all that is there."""
-    config, step = configured(row, replace(TINY, epochs=2)), Pretraining.step
+    config, step = configured(row, replace(TINY, epochs=2)), Trainer.step
     pretrain(store, "half", config, tmp_path / "whole", progress=False)
 
     def cut(state):
@@ -320,10 +320,10 @@ def test_each_model_is_saved_and_goes_on(row, store, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return step(state)
 
-    monkeypatch.setattr(Pretraining, "step", cut)
+    monkeypatch.setattr(Trainer, "step", cut)
     with pytest.raises(KeyboardInterrupt):
         pretrain(store, "half", config, tmp_path / "cut", progress=False)
-    monkeypatch.setattr(Pretraining, "step", step)
+    monkeypatch.setattr(Trainer, "step", step)
     pretrain(store, "half", config, tmp_path / "cut", resume=True, progress=False)
     ours, theirs = (load_encoder(tmp_path / name).state_dict() for name in ("cut", "whole"))
     assert all(ours[name].equal(theirs[name]) for name in ours.keys() | theirs.keys())

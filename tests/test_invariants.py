@@ -27,7 +27,7 @@ from scdnet.data.readers.arrays import unpad
 from scdnet.data.readers.npz import read_npy
 from scdnet.data.readers.pickles import load_pickle
 from scdnet.data.readers.base import Entry
-from scdnet.data.readers.ntu import read_lines, read_skeleton
+from scdnet.data.readers.ntu import read_skeleton
 from scdnet.views.masks import hide, spatial_mask, temporal_mask
 from scdnet.training.official import import_official, read_checkpoint  # noqa: F401  (nbs/33 takes a model apart and reads it back)
 from scdnet.training.pretrain import pretrain
@@ -119,7 +119,7 @@ def read_of_a_skeleton_file_is_what_was_written(tmp_path):
                 ]
         data = "\n".join(lines).encode()
         for text in (data, data + b"\n", data.replace(b"\n", b"\r\n"), b"\xef\xbb\xbf" + data):
-            assert (read_skeleton(text) == expected).all() and (read_lines(text) == expected).all()
+            assert (read_skeleton(text) == expected).all()
 
     check()
 
@@ -129,10 +129,7 @@ def read_of_a_video_is_what_was_written(tmp_path):
     for frames in (1, 7, 700):
         video = np.round(rng.normal(size=(frames, 2, 25, 3)), 6).astype(np.float32)
         data = video_text(video).encode()
-        assert (
-            np.abs(pku.read_video(data) - video).max() < 1e-6
-            and (pku.read_lines(data, "") == pku.read_video(data)).all()
-        )
+        assert np.abs(pku.read_video(data) - video).max() < 1e-6
 
 
 def read_of_arrays_pickles_and_json_is_what_was_written(tmp_path):

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from small import TINY, random_walks
 
 from scdnet.utils.files import InputError
-from scdnet.training.pretrain import Pretraining, pretrain
+from scdnet.training.pretrain import Trainer, pretrain
 from scdnet.data.layouts import KINECT20
 from scdnet.data.store import SkeletonStore
 
@@ -79,12 +79,12 @@ def test_faults(fault, faults):
 def test_stopped_after_every_step(store, whole, tmp_path, monkeypatch, capsys):
     """Each life does one step, and is asked to stop by turns in both ways."""
 
-    class Asked(Pretraining):
+    class Asked(Trainer):
         def step(self):
             os.kill(os.getpid(), signal.SIGINT if self.steps_done % 2 else signal.SIGTERM)
             return super().step()
 
-    monkeypatch.setattr("scdnet.training.pretrain.Pretraining", Asked)
+    monkeypatch.setattr("scdnet.training.pretrain.Trainer", Asked)
     for step in range(9):
         with pytest.raises(KeyboardInterrupt if step % 2 else SystemExit):
             pretrain(store, "half", CONFIG, tmp_path / "run", resume=True, progress=False)
@@ -102,13 +102,13 @@ def test_stopped_after_every_step(store, whole, tmp_path, monkeypatch, capsys):
 
 
 def test_a_second_interrupt_does_not_wait(store, tmp_path, monkeypatch):
-    class Slow(Pretraining):
+    class Slow(Trainer):
         def step(self):
             os.kill(os.getpid(), signal.SIGINT)
             os.kill(os.getpid(), signal.SIGINT)
             raise AssertionError("the step was done")
 
-    monkeypatch.setattr("scdnet.training.pretrain.Pretraining", Slow)
+    monkeypatch.setattr("scdnet.training.pretrain.Trainer", Slow)
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with pytest.raises(KeyboardInterrupt):
         pretrain(store, "half", CONFIG, tmp_path / "run", progress=False)
@@ -137,7 +137,7 @@ def test_two_ranks_stop_at_one_step_and_go_on(store, tmp_path):
 
 @pytest.mark.parametrize("name", ["state.json", "model.safetensors", "optimizer.safetensors"])
 def test_one_changed_bit_is_found(name, store, whole, tmp_path, capsys):
-    state = Pretraining(CONFIG, store, store.split("half")[0])
+    state = Trainer(CONFIG, store, store.split("half")[0])
     state.save(tmp_path)
     state.step()
     newest = state.save(tmp_path)
@@ -172,13 +172,13 @@ def test_overwriting_a_run_keeps_what_is_not_its_own(store, tmp_path, capsys):
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_gradient_that_is_not_finite_stops_the_run(bad, store, tmp_path, monkeypatch):
-    class Spoilt(Pretraining):
+    class Spoilt(Trainer):
         def step(self):
             if self.steps_done == 4:
                 next(self.model.query.parameters()).register_hook(lambda g: torch.full_like(g, bad))
             return super().step()
 
-    monkeypatch.setattr("scdnet.training.pretrain.Pretraining", Spoilt)
+    monkeypatch.setattr("scdnet.training.pretrain.Trainer", Spoilt)
     with pytest.raises(
         FloatingPointError,
         match=rf"^gradient is {bad} at step 4; its batch begins with the clips clip\d\d, .*dump-step-00000004$",
@@ -224,12 +224,12 @@ def test_the_same_seed_gives_the_same_run(store, whole, tmp_path):
 
 
 def test_deterministic_algorithms(store, whole, tmp_path, monkeypatch):
-    class Watched(Pretraining):
+    class Watched(Trainer):
         def step(self):
             assert torch.are_deterministic_algorithms_enabled()
             return super().step()
 
-    monkeypatch.setattr("scdnet.training.pretrain.Pretraining", Watched)
+    monkeypatch.setattr("scdnet.training.pretrain.Trainer", Watched)
     run = pretrain(
         store, "half", replace(CONFIG, deterministic=True), tmp_path / "run", progress=False
     )

@@ -730,10 +730,10 @@ def run(folder: Path) -> Case:
 def checkpoint(folder: Path) -> Case:
     from scdnet.utils.files import digest
     from scdnet.training.checkpoint import _digest
-    from scdnet.training.pretrain import Pretraining
+    from scdnet.training.pretrain import Trainer
 
     opened = tiny_run(folder)
-    state = Pretraining(tiny_config(), opened, opened.split("xsub")[0])
+    state = Trainer(tiny_config(), opened, opened.split("xsub")[0])
     (last,) = (folder / "run" / "checkpoint").iterdir()
     names, r = ("model.safetensors", "optimizer.safetensors"), random.Random(0)
 

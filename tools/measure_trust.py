@@ -41,8 +41,8 @@ from scdnet.app.cli.main import main
 from scdnet.app.cli.parsing import show
 from scdnet.utils.files import digest, write_json
 from scdnet.training.config import PRESETS
-from scdnet.training.pretrain import Pretraining, pretrain
-from scdnet.utils.machine import keep_memory, machine
+from scdnet.training.pretrain import Trainer, pretrain
+from scdnet.utils.machine import machine
 from scdnet.data.store import SkeletonStore
 from scdnet.data.mannequin.ntu_files import synthesize
 from scdnet.data.mannequin.perform import MannequinConfig
@@ -189,9 +189,13 @@ def workshop() -> Iterator[Path]:
 
 
 def metrics(run: Path) -> list[dict]:
-    """The lines of metrics.jsonl but for times."""
+    """The epochs of metrics.jsonl but for times."""
     lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-    return [{key: value for key, value in line.items() if key not in TIMES} for line in lines]
+    return [
+        {key: value for key, value in line.items() if key not in TIMES}
+        for line in lines
+        if "epoch" in line
+    ]
 
 
 def content(folder: Path) -> dict[str, str]:
@@ -756,7 +760,7 @@ def in_use() -> float:
     return (found.uordblks + found.hblkhd) / 1e6
 
 
-class Watched(Pretraining):
+class Watched(Trainer):
     """Notes memory and open files every hundredth of a run.
 
     A batch computes those persons of its clips that are there. For each number of them that it has not met, oneDNN makes kernels and keeps them (29 MB at the size of the preset demo), and a batch
@@ -765,8 +769,8 @@ class Watched(Pretraining):
 
     notes: ClassVar[list[tuple[int, float, float, int]]] = []
 
-    def __init__(self, *given):
-        super().__init__(*given)
+    def __init__(self, *given, **options):
+        super().__init__(*given, **options)
         sizes = {
             int((view != 0).flatten(1, 3).any(1).sum()): step
             for step in range(self.steps)
@@ -793,7 +797,6 @@ def soak(steps: int = 2000, seed: int = 0, tiny: bool = False, warm_up: float = 
     """Memory and open files over the steps of a run, checkpoints included; after the warm-up memory, resident and in use, may move by 20 MB."""
     import scdnet.training.pretrain
 
-    keep_memory()
     config = replace(TINY if tiny else PRESETS["demo"], device="cpu", seed=seed)
     with workshop() as root:
         if tiny:
@@ -805,12 +808,12 @@ def soak(steps: int = 2000, seed: int = 0, tiny: bool = False, warm_up: float = 
         split = "half" if tiny else "xsub"
         epochs = -(-steps // (len(store.split(split)[0]) // config.batch_size))
         config = replace(config, epochs=epochs, save_every=max(1, epochs // 20))
-        Watched.notes, before = [], scdnet.training.pretrain.Pretraining
-        scdnet.training.pretrain.Pretraining = Watched
+        Watched.notes, before = [], scdnet.training.pretrain.Trainer
+        scdnet.training.pretrain.Trainer = Watched
         try:
             pretrain(store, split, config, root / "run", progress=False)
         finally:
-            scdnet.training.pretrain.Pretraining = before
+            scdnet.training.pretrain.Trainer = before
     warm = [note for note in Watched.notes if note[0] > warm_up * steps]
     memory, used, files = ([note[i] for note in warm] for i in (1, 2, 3))
     lost = [f"memory between {min(memory)} and {max(memory)} MB"] * (
@@ -835,12 +838,11 @@ def deterministic(steps: int = 10, rounds: int = 7, seed: int = 0) -> dict:
     """Milliseconds of a step of the preset demo without and with `deterministic`, in turn; and whether both give the same weights on this device."""
     import torch
 
-    keep_memory()
     with workshop() as root:
         store = random_walks(root / "store", half=(slice(0, 31), slice(31, 32)))
         config = replace(PRESETS["demo"], seed=seed, batch_size=16, epochs=100)
         states = {
-            on: Pretraining(replace(config, deterministic=on), store, store.split("half")[0])
+            on: Trainer(replace(config, deterministic=on), store, store.split("half")[0])
             for on in (False, True)
         }
         took = {on: [] for on in states}

@@ -24,6 +24,7 @@ from ..views.masks import spatial_mask, temporal_mask
 from ..data.prepare import prepare
 from ..training.config import PRESETS, PretrainConfig
 from ..training.pretrain import pretrain
+from ..training.run import Run
 from ..utils.machine import machine
 from .report import write_report
 from ..data.store import SkeletonStore
@@ -304,7 +305,7 @@ def demo(
         with stage(seconds, "maps of the clues"):
             clues = figure4(found["pretrained"], store, split)
         results = summary(store, split, judged, clues, seed, seconds, command)
-        metrics = pd.read_json("run/metrics.jsonl", lines=True).assign(
+        metrics = Run.open("run").metrics().assign(
             accuracy=lambda table: 100 * table["accuracy"]
         )
         write_report(

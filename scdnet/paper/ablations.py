@@ -22,7 +22,7 @@ from ..evaluation.baselines import KINDS, all_features, chance, judge, linear_co
 from ..evaluation.metrics import labelled_sides
 from ..training.config import PretrainConfig
 from ..training.pretrain import pretrain
-from ..training.run import check_same, describe
+from ..training.run import Run, check_same, describe
 from ..utils.machine import machine
 from .published import published_cells
 from ..utils.distributed import once
@@ -203,7 +203,9 @@ def run_row(
         lambda: [(run / name).is_file() for name in ("config.json", "encoder.safetensors")]
     )
     if not learned:
-        pretrain(store, split, config, run, preset, resume=begun, progress=progress)
+        pretrain(
+            store, split, config, run, preset=preset, resume=begun, progress=progress
+        )
     missing = once(
         lambda: {
             protocol: path for protocol, path in _results(run, split).items() if not path.is_file()
@@ -288,11 +290,7 @@ def _filled(row: Row, runs: Mapping[int, Path], split: str) -> dict:
     }
     cells = published_cells()
     paper = cells[cells["configuration"] == row.configuration]
-    seconds = [
-        json.loads(line)["seconds"]
-        for seed in done
-        for line in (runs[seed] / "metrics.jsonl").read_text().splitlines()
-    ]
+    seconds = [second for seed in done for second in Run.open(runs[seed]).metrics()["seconds"]]
     kinds = next(iter(done.values()))["linear"]["baselines"] if done else ()
     filled = {
         "name": row.name,

@@ -21,6 +21,7 @@ from ..evaluation.linear import PRESETS as LINEAR
 from .ablations import FULL, Row, TABLES, configured
 from .published import published_cells
 from ..training.config import PRESETS, PretrainConfig
+from ..training.callbacks import read_metrics
 from ..training.run import read_config
 from ..utils import files
 from ..utils.files import InputError, shipped, write_json
@@ -116,8 +117,7 @@ def about_run(run: str | Path) -> dict:
     try:
         seconds = (
             [
-                float(files.parse_json(line, str(epochs))["seconds"])
-                for line in files.read_bytes(epochs).splitlines()
+                float(line["seconds"]) for line in read_metrics(epochs) if "ranks" not in line
             ]
             if epochs.is_file()
             else []

@@ -7,98 +7,72 @@ __all__ = ['PRESETS', 'OptimConfig', 'PretrainConfig', 'learning_rate', 'build_o
 
 # %% ../../nbs/handbook/training/01_config.ipynb #e8ec4855
 import math
-from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import Literal, get_args
+from dataclasses import field
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import nn
 
 from ..model.encoder import EncoderConfig
 from .cross_domain import Granularity, Loss, loss_pairs
 from ..utils.files import InputError
+from ..utils.records import Count, Positive, Seed, Share, Size, config
 from ..views.config import ViewConfig
 
 # %% ../../nbs/handbook/training/01_config.ipynb #3256d5aa
-@dataclass(frozen=True)
+@config
 class OptimConfig:
     """Optimiser and schedule of the learning rate."""
 
     name: Literal["sgd", "adamw"] = "sgd"  # sgd: official; adamw: ours
-    lr: float = 0.01  # at the start, or after the warm-up; official: 0.01
-    momentum: float = 0.9  # of SGD; official
-    weight_decay: float = 1e-4  # official: 1e-4
+    lr: Size = 0.01  # at the start, or after the warm-up; official: 0.01
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # of SGD; official
+    weight_decay: Size = 1e-4  # official: 1e-4
     schedule: Literal["step", "cosine"] = (
         "step"  # step: ÷ 10 at each of `drops`, official; cosine: to zero, ours
     )
-    drops: tuple[float, ...] = (351 / 451,)  # when, as shares of the run; official
-    warmup: float = 0.0  # share of the run in which the rate rises from zero; official: none
-
-    def __post_init__(self):
-        for name, low, high in (
-            ("lr", 0, math.inf),
-            ("momentum", 0, 1),
-            ("weight_decay", 0, math.inf),
-            ("warmup", 0, 1),
-        ):
-            if not low <= getattr(self, name) < high:
-                raise InputError(
-                    f"optim.{name} is {getattr(self, name)}, expected {low} or more, below {high}"
-                )
-        if not all(0 < drop < 1 for drop in self.drops):
-            raise InputError(
-                f"optim.drops are {self.drops}, expected shares of the run between 0 and 1"
-            )
+    drops: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (
+        351 / 451,
+    )  # when, as shares of the run; official
+    warmup: Annotated[float, Field(ge=0, lt=1)] = (
+        0.0  # share of the run in which the rate rises from zero; official: none
+    )
 
 
-@dataclass(frozen=True)
+@config
 class PretrainConfig:
-    """Everything that decides how a run goes, but for the data."""
+    """Everything that decides how a run goes, except for the data and the parts that are passed in."""
 
-    epochs: int = 451  # official: 451
-    batch_size: int = 64  # clips, of all ranks together; official: 64
-    seed: int = 0  # of weights, views and dropout
+    epochs: Count = 451  # official: 451
+    batch_size: Annotated[int, Field(ge=2, le=10**9)] = (
+        64  # clips, of all ranks together; batch normalisation needs 2; official: 64
+    )
+    seed: Seed = 0  # of weights, views and dropout
     stream: Literal["joint", "bone", "motion"] = "joint"
     device: str = "auto"  # auto: the first CUDA GPU, else the CPU
     precision: Literal["fp32", "bf16"] = (
         "fp32"  # bf16: matrix products under autocast, the rest in float32
     )
-    compile: bool = (
-        False  # torch.compile the extractors' blocks; the first step then takes a minute or more
+    compile: bool = False  # torch.compile the encoders; the first step then takes a minute or more
+    draw_on_cpu: bool = (
+        False  # draw a view's random numbers on the CPU: equal views on every device
     )
-    queue_size: int = 8192  # K, keys in each queue; paper: 8192, but 2048 for PKU-MMD I
-    key_momentum: float = 0.999  # m of Eq. 1; paper: 0.999
-    temperature: float = 0.2  # τ of Eq. 8; paper
+    queue_size: Count = 8192  # K, keys in each queue; paper: 8192, but 2048 for PKU-MMD I
+    key_momentum: Share = 0.999  # m of Eq. 1; paper: 0.999
+    temperature: Positive = 0.2  # τ of Eq. 8; paper
     granularity: Granularity = "stg"  # which clues the loss compares: spatial, temporal and global, or the first two alone; paper (Table 7)
-    loss: Loss = "interactive"  # where a query looks for its key: in another domain, in its own (instance), or both; paper (Table 7)
+    loss: Loss = "interactive"  # which pairs the loss compares: across clues, a clue with itself (instance), or both; paper (Table 7)
     batch_stats: Literal["local", "sync"] = (
         "local"  # of batch normalisation, where several ranks share a batch: each rank's own, or the whole batch's; paper: one GPU
     )
-    save_every: int = 10  # epochs between checkpoints
-    draw_on_cpu: bool = False  # random numbers of the views: drawn on the CPU, so that the views are equal on every device; ours
+    save_every: Count = 10  # epochs between checkpoints
     deterministic: bool = (
         False  # only algorithms that give the same bits each time; a CPU's do so anyway
     )
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     view: ViewConfig = field(default_factory=ViewConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
-
-    def __post_init__(self):
-        loss_pairs(self.granularity, self.loss)
-        for name in ("epochs", "batch_size", "queue_size", "save_every"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}, expected 1 or more")
-        if self.queue_size > 10**9:
-            raise InputError(f"queue_size is {self.queue_size}, expected at most {10**9}")
-        if self.batch_size < 2:
-            raise InputError(
-                f"batch_size is {self.batch_size}, expected 2 or more: batch normalisation needs company"
-            )
-        if not 0 <= self.key_momentum <= 1:
-            raise InputError(f"key_momentum is {self.key_momentum}, expected 0 to 1")
-        if not 0 < self.temperature < math.inf:
-            raise InputError(f"temperature is {self.temperature}, expected more than 0")
-        if not 0 <= self.seed < 2**32:
-            raise InputError(f"seed is {self.seed}, expected 0 to {2**32 - 1}")
 
 # %% ../../nbs/handbook/training/01_config.ipynb #f3d8305d
 PRESETS = {
@@ -128,46 +102,11 @@ def learning_rate(optim: OptimConfig, progress: float) -> float:
 
 # %% ../../nbs/handbook/training/01_config.ipynb #5566be60
 def build_optimizer(config: OptimConfig, module: nn.Module) -> torch.optim.Optimizer:
-    """Optimiser of a module: in pretraining the query branch, for the key branch only follows."""
-    parameters = list(module.parameters())
+    """Optimiser of the parameters of a module that want a gradient."""
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    decay = config.weight_decay
     if config.name == "adamw":
-        return torch.optim.AdamW(
-            parameters, lr=config.lr, weight_decay=config.weight_decay, fused=True
-        )
+        return torch.optim.AdamW(parameters, lr=config.lr, weight_decay=decay, fused=True)
     return torch.optim.SGD(
-        parameters,
-        lr=config.lr,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-        fused=True,
+        parameters, lr=config.lr, momentum=config.momentum, weight_decay=decay, fused=True
     )
-
-# %% ../../nbs/handbook/training/01_config.ipynb #aaee3a1d
-def _filled(usual, values: object, at: str = "config"):
-    "The configuration `usual` with `values` in their places, each of the type that is usual there."
-    if not isinstance(values, dict) or values.keys() - {f.name for f in fields(usual)}:
-        raise InputError(
-            f"{at} is {str(values)[:100]}, expected the fields of {type(usual).__name__}"
-        )
-    found, choices = {}, {f.name: get_args(f.type) for f in fields(usual)}
-    for name, value in values.items():
-        there, where = getattr(usual, name), f"{at}.{name}"
-        if is_dataclass(there):
-            found[name] = _filled(there, value, where)
-        elif isinstance(there, str) and choices[name] and value not in choices[name]:
-            raise InputError(
-                f"{where} is {str(value)[:40]!r}, expected {' or '.join(choices[name])}"
-            )
-        elif (
-            isinstance(there, tuple)
-            and isinstance(value, list)
-            and {*map(type, value)} <= {int, float}
-        ):
-            found[name] = tuple(map(float, value))
-        elif type(there) is float and type(value) is int:
-            found[name] = float(value)
-        elif type(there) is type(value):
-            found[name] = value
-        else:
-            raise InputError(f"{where} is {str(value)[:100]}, expected a value such as {there}")
-    return replace(usual, **found)

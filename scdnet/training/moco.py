@@ -7,76 +7,73 @@ __all__ = ['follow', 'MomentumContrast']
 
 # %% ../../nbs/book/09_moco.ipynb #5e9b5cc8
 import copy
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from .cross_domain import Contrast, Granularity, Loss, cross_domain_loss, loss_pairs
+from ..model.encoder import Branch, Projector
+from .cross_domain import Contrast, CrossDomainLoss
 from .loss import Queue
-from ..model.encoder import Branch, Encoder
 from ..utils.distributed import gather
 
 # %% ../../nbs/book/09_moco.ipynb #0767c1ca
 @torch.no_grad()
 def follow(key: nn.Module, query: nn.Module, momentum: float = 0.999) -> None:
     """Momentum update of `key`'s parameters towards `query`'s, in place: ξ = ξ m + θ (1 − m) (Eq. 1)."""
-    torch._foreach_lerp_(list(key.parameters()), list(query.parameters()), 1 - momentum)
+    for xi, theta in zip(key.parameters(), query.parameters(), strict=True):
+        xi.lerp_(theta, 1 - momentum)
 
 # %% ../../nbs/book/09_moco.ipynb #b13b3cf1
 class MomentumContrast(nn.Module):
-    """Query and key branch with three queues of negatives (Fig. 2).
+    """Query branch, key branch and a queue of negatives for each kind of key (Fig. 2).
 
     Parameters
     ----------
-    encoder : the query encoder; the key encoder starts as its copy.
+    encoder : the query encoder, clips -> (z_s, z_t) of `encoder.width` numbers each; the key encoder starts as its copy.
+    loss : called as `loss(queries, keys, queues)`, returns loss and accuracy; `loss.clues` names the embeddings that it needs.
     queue_size : K, keys in each queue.
     momentum : m of Eq. 1.
-    temperature : τ of Eq. 8.
-    precision : 'bf16' runs the two branches under autocast; losses, statistics and weights stay in float32.
-    granularity, loss : which query is to find which key (Table 7); of 'st' there is no global projector, and no queue for it.
+    projection : D, numbers in an embedding.
+    projector_norm : batch normalisation in the projectors (ours).
+    precision : "bf16" runs the two branches under autocast; loss, statistics and weights stay in float32.
     """
 
     def __init__(
         self,
-        encoder: Encoder,
+        encoder: nn.Module,
+        loss: Callable[..., Contrast] | None = None,
         queue_size: int = 8192,
         momentum: float = 0.999,
-        temperature: float = 0.2,
+        projection: int = 128,
+        projector_norm: bool = False,
         precision: str = "fp32",
-        granularity: Granularity = "stg",
-        loss: Loss = "interactive",
     ):
         super().__init__()
-        self.momentum, self.temperature, self.precision, self.pairs = (
-            momentum,
-            temperature,
-            precision,
-            loss_pairs(granularity, loss),
-        )
-        self.query = Branch(encoder, granularity)
+        self.loss, self.momentum, self.precision = loss or CrossDomainLoss(), momentum, precision
+        clues = self.loss.clues
+        self.query = Branch(encoder, Projector(encoder.width, projection, projector_norm, clues))
         self.key = copy.deepcopy(self.query).requires_grad_(False)
-        self.queues = nn.ModuleDict(
-            {d: Queue(queue_size, encoder.config.projection) for d in granularity}
-        )
+        self.queues = nn.ModuleDict({d: Queue(queue_size, projection) for d in clues})
 
-    def forward(self, view_q: Tensor, view_k: Tensor, query: nn.Module | None = None) -> Contrast:
-        """One step without the optimiser: momentum update, keys, loss, enqueue.
+    def forward(
+        self, view_q: Tensor, view_k: Tensor, query: Callable[[Tensor], tuple] | None = None
+    ) -> Contrast:
+        """One step without the optimiser: momentum update, keys, queries, loss, enqueue.
 
         Parameters
         ----------
         view_q, view_k : (N, C, T, V, M), two views of the same clips.
-        query : what runs the query branch: itself (the default), or a wrapper around it.
+        query : what computes the queries: the query branch (None), or a wrapper around it.
         """
         follow(self.key, self.query, self.momentum)
         with torch.autocast(view_q.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             with torch.no_grad():
-                keys = dict(zip(self.queues, self.key(view_k)))
-            queries = dict(zip(self.queues, (query or self.query)(view_q)))
-        queues = {d: queue.keys.clone() for d, queue in self.queues.items()}
-        result = cross_domain_loss(queries, keys, queues, self.temperature, pairs=self.pairs)
-        everyone = gather(
-            torch.stack([keys[d] for d in self.queues], 1)
-        )  # (all ranks' N, kinds of keys, D)
-        for d, new in zip(self.queues, everyone.unbind(1)):
-            self.queues[d].push(new)
+                keys = dict(zip(self.queues, self.key(view_k), strict=True))
+            queries = dict(zip(self.queues, (query or self.query)(view_q), strict=True))
+        negatives = {d: queue.keys.clone() for d, queue in self.queues.items()}
+        result = self.loss(queries, keys, negatives)
+        everyone = gather(torch.stack([*keys.values()], 1))  # (all ranks' N, kinds of keys, D)
+        for queue, new in zip(self.queues.values(), everyone.unbind(1), strict=True):
+            queue.push(new)
         return result

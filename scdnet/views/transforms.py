@@ -200,10 +200,12 @@ class Flip:
 
     def __call__(self, clips: Tensor, skeleton: Skeleton, generator: Generator) -> Tensor:
         chosen = coin(len(clips), generator, self.p).to(clips.device)
-        flipped = clips.index_select(3, torch.tensor(skeleton.flip, device=clips.device))
+        mirrored = clips[chosen].index_select(3, torch.tensor(skeleton.flip, device=clips.device))
         if self.negate_x:
-            flipped[:, 0] *= -1
-        return torch.where(chosen.view(-1, 1, 1, 1, 1), flipped, clips)
+            mirrored[:, 0] *= -1
+        clips = clips.clone()
+        clips[chosen] = mirrored
+        return clips
 
 # %% ../../nbs/book/02_transforms.ipynb #db012832
 @dataclass(frozen=True)

@@ -200,10 +200,6 @@ def carry_out(words: Sequence[str]) -> int:
     try:
         with terminable():
             command = parse(words)
-            if isinstance(command, COMPUTING):
-                from scdnet.utils.machine import keep_memory
-
-                keep_memory()
             with together(command):
                 command.run()
             sys.stdout.flush()

@@ -85,9 +85,9 @@ class Pretrain:
 
 def read_metrics(run: Path) -> "pd.DataFrame":
     """The metrics of a run as a table, a row for each epoch."""
-    import pandas as pd
+    from scdnet.training.run import Run
 
-    return pd.read_json(run / "metrics.jsonl", lines=True)
+    return Run.open(run).metrics()
 
 # %% ../../../nbs/handbook/app/cli/03_train.ipynb #26700195
 @dataclass(frozen=True)
