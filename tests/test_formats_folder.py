@@ -359,7 +359,7 @@ WHOLE = {
         text({"joints": [*JOINTS, "hip"]}),
         "joint 'hip' is given twice",
     ),
-    "skeleton: limbs": ("skeleton.json", text({"limbs": [["arm"]]}), "limb 0"),
+    "skeleton: limbs": ("skeleton.json", text({"limbs": [["arm"]]}), "limbs.0"),
     "skeleton: missing": ("skeleton.json", None, "expected"),
 }
 

@@ -418,15 +418,16 @@ def test_archive_that_is_not_trusted(name, said, tmp_path):
         max_size=3,
     )
 )
-def test_fast_reader_and_plain_reader_agree(changes):
+def test_a_changed_byte_is_named_or_read_as_python_reads_it(changes):
     """Each change writes a byte at a place, instead of the one there or before it."""
     data = bytearray(ntu_text(frames=2).encode())
     for place, byte, insert in changes:
         data[place : place + (not insert)] = [byte]
-    found = []
-    for read in (ntu.read_skeleton, ntu.read_lines):
-        try:
-            found.append(read(bytes(data)).tolist())
-        except InputError as error:
-            found.append(str(error))
-    assert found[0] == found[1]
+    try:
+        frames = ntu.read_skeleton(bytes(data), "a.skeleton")
+    except InputError as error:
+        assert str(error).startswith("a.skeleton, line ")
+        return
+    lines = [line.split() for line in bytes(data).removeprefix(b"\xef\xbb\xbf").split(b"\n")]
+    points = [[float(word) for word in line[:3]] for line in lines if len(line) == 12]
+    np.testing.assert_array_equal(frames[frames.any(axis=-1)], np.float32(points)[np.any(points, 1)])

@@ -36,15 +36,26 @@ def exact():
 
 
 def test_views_are_the_same(store):
-    train = store.split("half")[0]
+    train, config = store.split("half")[0], replace(TINY, draw_on_cpu=True)
     for step in (0, 3):
         (chosen, *here), (there_chosen, *there) = (
-            Batches(TINY, store, train, torch.device(device))(step) for device in ("cpu", "cuda")
+            Batches(config, store, train, torch.device(device))(step) for device in ("cpu", "cuda")
         )
         assert np.array_equal(chosen, there_chosen)
         for a, b in zip(here, there):
             assert torch.equal(a == 0, b.cpu() == 0)  # the same joints and frames are masked
             torch.testing.assert_close(a, b.cpu())
+
+
+def test_views_are_drawn_on_the_gpu(store):
+    train = store.split("half")[0]
+    first, again, other = (
+        Batches(TINY, store, train, torch.device("cuda"))(step) for step in (2, 2, 3)
+    )
+    for name in ("view_q", "view_k", "clean"):
+        view = getattr(first, name)
+        assert view.is_cuda and torch.equal(view, getattr(again, name))
+        assert not torch.equal(view, getattr(other, name))
 
 
 @pytest.mark.parametrize("persons", [1, 2])
@@ -67,7 +78,7 @@ def test_a_step_is_the_same(store, tmp_path, exact, persons):
             splits={"half": (names[:16], names[16:])},
         )
     plain = replace(
-        TINY, encoder=replace(TINY.encoder, dropout=0.0)
+        TINY, encoder=replace(TINY.encoder, dropout=0.0), draw_on_cpu=True
     )  # each device draws its own dropout
     here, there = (
         Trainer(replace(plain, device=device), store, store.split("half")[0])

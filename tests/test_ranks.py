@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from commands import program, scdnet
@@ -18,6 +17,7 @@ from safetensors.torch import load_file
 
 from scdnet.training.moco import follow
 from scdnet.training.pretrain import pretrain
+from scdnet.training.run import Run
 from scdnet.data.layouts import KINECT20
 from scdnet.data.store import SkeletonStore
 
@@ -161,7 +161,7 @@ def test_features_are_those_of_one_process(folder):
 def test_two_then_one_then_two_ranks(folder, one):
     """A run that two ranks began: one process goes on with it, then two again, and it is the run of one process."""
     store, run = SkeletonStore.open(folder / "store"), folder / "run"
-    assert len((run / "metrics.jsonl").read_text().splitlines()) == 3  # stopped in the fourth epoch
+    assert len(Run.open(run).metrics()) == 3  # stopped in the fourth epoch
     for epochs in (2, 3):  # forget one or two of them again
         for late in sorted((run / "checkpoint").iterdir())[1:]:
             late.rename(folder / f"set-aside-{epochs}")
@@ -182,8 +182,11 @@ def test_two_then_one_then_two_ranks(folder, one):
         ]
         done = program(*words, env=ENVIRONMENT) if epochs == 2 else torchrun("-m", "scdnet", *words)
         assert done.returncode == 0 and "going on after step" in done.stderr, done.stderr
-    two = pd.read_json(run / "metrics.jsonl", lines=True)
-    alone = pd.read_json(one / "metrics.jsonl", lines=True)
+        assert "batch normalisation" not in done.stderr  # statistics are shared: nothing changes
+    two, alone = Run.open(run).metrics(), Run.open(one).metrics()
+    starts = Run.open(run).starts()
+    assert [start["ranks"] for start in starts] == [2, 1, 2] and starts[0]["step"] == 0
+    assert all(start["machine"]["torch"] == torch.__version__ for start in starts)
     assert (
         two.epoch.tolist() == [1, 2, 3, 4]
         and np.allclose(two.loss[:2], alone.loss[:2], atol=1e-2)
@@ -206,6 +209,18 @@ def test_other_statistics_are_another_run(folder):
         "--resume",
     )
     assert done.returncode == 2 and "--batch-stats (was sync, now local)" in done.stderr
+
+
+def test_another_number_of_ranks_is_told_where_it_matters(folder, tmp_path):
+    """With local statistics one process and two are different functions."""
+    words = ["pretrain", "--store", folder / "store", "--split", "half", "--out", tmp_path / "run"]
+    words += [*SIZES, "--epochs", 2]
+    assert program(*words, env=ENVIRONMENT).returncode == 0
+    for late in sorted((tmp_path / "run/checkpoint").iterdir())[1:]:
+        late.rename(tmp_path / "set-aside")
+    done = torchrun("-m", "scdnet", *words, "--resume")
+    told = [line for line in done.stderr.splitlines() if line.startswith("2 ranks go on where")]
+    assert done.returncode == 0 and len(told) == 1 and "--batch-stats local" in told[0]
 
 
 def process_of(number, parent):
@@ -251,7 +266,7 @@ def test_a_killed_rank_is_restarted_from_the_checkpoint(folder):
         job.wait(60)
     assert job.returncode == 0 and "going on after step" in complained, complained
     assert said.count("epochs") == 1  # the table is printed once
-    metrics = pd.read_json(folder / "killed/metrics.jsonl", lines=True)
+    metrics = Run.open(folder / "killed").metrics()
     assert metrics.epoch.tolist() == list(range(1, 13)) and "launch" in json.loads(
         (folder / "killed/config.json").read_text()
     )

@@ -42,7 +42,7 @@ def plain_normaliser():
 
 
 def plain(data, normalize):
-    frames = ntu.read_lines(data)
+    frames = ntu.read_skeleton(data)
     return normalize(np.pad(frames, ((0, 0), (0, 2 - frames.shape[1]), (0, 0), (0, 0))), NTU25)
 
 

@@ -769,15 +769,15 @@ class Watched(Trainer):
 
     notes: ClassVar[list[tuple[int, float, float, int]]] = []
 
-    def __init__(self, *given):
-        super().__init__(*given)
+    def __init__(self, *given, **options):
+        super().__init__(*given, **options)
         sizes = {
             int((view != 0).flatten(1, 3).any(1).sum()): step
             for step in range(self.steps)
-            for view in self.batches(step)[1:]
+            for view in self.batches(step)[1:3]
         }
         for _, step in sorted(sizes.items()):
-            self.model(*self.batches(step)[1:]).loss.backward()
+            self.model(*self.batches(step)[1:3]).loss.backward()
 
     def step(self):
         result = super().step()

@@ -8,21 +8,26 @@ from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.figure import Figure
 
 from scdnet.viz import draw
-from scdnet.views.config import ViewConfig, views
+from scdnet.views.config import ClipFormat, ViewConfig, random_crops, view_chain
 from scdnet.data.preprocess import preprocess
 from scdnet.data.layouts import NTU25
 from scdnet.data.mannequin.perform import sample_clip
 
 clip = preprocess(sample_clip(6), NTU25, 1)  # pick up: (T, M, V, C), metres
 source, config = (
-    (torch.from_numpy(clip), torch.tensor([0]), torch.tensor([len(clip)]), NTU25),
+    (torch.from_numpy(clip), [0], [len(clip)]),
     ViewConfig(p=1, shear_amount=0.3, crop_low=0.8),
 )
-# a pair that is never hidden at once
-pair = [
-    views(*source, config, torch.Generator().manual_seed(seed))[0].permute(1, 3, 2, 0).numpy()
-    for seed in (0, 23)
-]  # (C, T, V, M) -> (T, M, V, C)
+
+
+def view(seed: int) -> np.ndarray:
+    generator, form = torch.Generator().manual_seed(seed), ClipFormat(NTU25, 64, clip.shape[1], 3)
+    crops = random_crops(*source, config, generator, form)
+    made = view_chain(config)(crops, NTU25, generator)[0]
+    return made.permute(1, 3, 2, 0).numpy()  # (C, T, V, M) -> (T, M, V, C)
+
+
+pair = [view(seed) for seed in (0, 23)]  # never hidden at once
 times = np.linspace(0, len(clip) - 1, len(pair[0])).round().astype(int)
 panels = {"a recording": clip[times], "a view of it": pair[0], "another view of it": pair[1]}
 

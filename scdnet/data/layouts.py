@@ -8,74 +8,33 @@ __all__ = ['NTU25', 'KINECT20']
 # %% ../../nbs/handbook/data/01_layouts.ipynb #3b9b99cc
 from .skeleton import Skeleton
 
+# %% ../../nbs/handbook/data/01_layouts.ipynb #582f4762
+def _layout(name: str, joints: str, bones: str, **roles) -> Skeleton:
+    """A layout from names that commas separate and bones such as "1-0"; "left x" and "right x" are pairs."""
+    names = tuple(joint.strip() for joint in joints.split(","))
+    right = {joint.removeprefix("right "): i for i, joint in enumerate(names)}
+    return Skeleton(
+        name=name,
+        joints=names,
+        bones=tuple(tuple(map(int, bone.split("-"))) for bone in bones.split()),
+        pairs=tuple(
+            (i, right[joint.removeprefix("left ")])
+            for i, joint in enumerate(names)
+            if joint.startswith("left ")
+        ),
+        **roles,
+    )
+
 # %% ../../nbs/handbook/data/01_layouts.ipynb #d678636b
-NTU25 = Skeleton(
-    name="NTU25",
-    joints=(
-        "spine base",
-        "spine mid",
-        "neck",
-        "head",
-        "left shoulder",
-        "left elbow",
-        "left wrist",
-        "left hand",
-        "right shoulder",
-        "right elbow",
-        "right wrist",
-        "right hand",
-        "left hip",
-        "left knee",
-        "left ankle",
-        "left foot",
-        "right hip",
-        "right knee",
-        "right ankle",
-        "right foot",
-        "spine shoulder",
-        "left hand tip",
-        "left thumb",
-        "right hand tip",
-        "right thumb",
-    ),
-    bones=(
-        (0, 1),
-        (1, 20),
-        (2, 20),
-        (3, 2),
-        (4, 20),
-        (5, 4),
-        (6, 5),
-        (7, 6),
-        (8, 20),
-        (9, 8),
-        (10, 9),
-        (11, 10),
-        (12, 0),
-        (13, 12),
-        (14, 13),
-        (15, 14),
-        (16, 0),
-        (17, 16),
-        (18, 17),
-        (19, 18),
-        (21, 22),
-        (22, 7),
-        (23, 24),
-        (24, 11),
-    ),
-    pairs=(
-        (4, 8),
-        (5, 9),
-        (6, 10),
-        (7, 11),
-        (12, 16),
-        (13, 17),
-        (14, 18),
-        (15, 19),
-        (21, 23),
-        (22, 24),
-    ),
+NTU25 = _layout(
+    "NTU25",
+    joints="""spine base, spine mid, neck, head,
+        left shoulder, left elbow, left wrist, left hand,
+        right shoulder, right elbow, right wrist, right hand,
+        left hip, left knee, left ankle, left foot, right hip, right knee, right ankle, right foot,
+        spine shoulder, left hand tip, left thumb, right hand tip, right thumb""",
+    bones="""0-1 1-20 2-20 3-2 4-20 5-4 6-5 7-6 8-20 9-8 10-9 11-10
+        12-0 13-12 14-13 15-14 16-0 17-16 18-17 19-18 21-22 22-7 23-24 24-11""",
     center=1,
     limbs=(
         ("torso", (0, 1, 20, 2, 3)),
@@ -89,52 +48,13 @@ NTU25 = Skeleton(
 )
 
 # %% ../../nbs/handbook/data/01_layouts.ipynb #daa63d99
-KINECT20 = Skeleton(
-    name="KINECT20",
-    joints=(
-        "hip center",
-        "spine",
-        "shoulder center",
-        "head",
-        "left shoulder",
-        "left elbow",
-        "left wrist",
-        "left hand",
-        "right shoulder",
-        "right elbow",
-        "right wrist",
-        "right hand",
-        "left hip",
-        "left knee",
-        "left ankle",
-        "left foot",
-        "right hip",
-        "right knee",
-        "right ankle",
-        "right foot",
-    ),
-    bones=(
-        (0, 1),
-        (1, 2),
-        (3, 2),
-        (4, 2),
-        (5, 4),
-        (6, 5),
-        (7, 6),
-        (8, 2),
-        (9, 8),
-        (10, 9),
-        (11, 10),
-        (12, 0),
-        (13, 12),
-        (14, 13),
-        (15, 14),
-        (16, 0),
-        (17, 16),
-        (18, 17),
-        (19, 18),
-    ),
-    pairs=((4, 8), (5, 9), (6, 10), (7, 11), (12, 16), (13, 17), (14, 18), (15, 19)),
+KINECT20 = _layout(
+    "KINECT20",
+    joints="""hip center, spine, shoulder center, head,
+        left shoulder, left elbow, left wrist, left hand,
+        right shoulder, right elbow, right wrist, right hand,
+        left hip, left knee, left ankle, left foot, right hip, right knee, right ankle, right foot""",
+    bones="0-1 1-2 3-2 4-2 5-4 6-5 7-6 8-2 9-8 10-9 11-10 12-0 13-12 14-13 15-14 16-0 17-16 18-17 19-18",
     center=1,
     limbs=(
         ("torso", (0, 1, 2, 3)),

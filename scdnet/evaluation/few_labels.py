@@ -6,13 +6,12 @@
 __all__ = ['class_sizes', 'labelled_clips', 'draw_labelled', 'write_draws', 'read_draws']
 
 # %% ../../nbs/handbook/evaluation/07_few_labels.ipynb #a5548f49
-import csv
 import math
 from collections.abc import Sequence
-from io import StringIO
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from ..data.store import SkeletonStore
 from .metrics import labelled_sides
@@ -21,13 +20,13 @@ from ..utils.seeds import seed_of
 
 # %% ../../nbs/handbook/evaluation/07_few_labels.ipynb #46f21725
 def class_sizes(counts: np.ndarray, total: int, rng: np.random.Generator) -> np.ndarray:
-    """How many clips of each class make a draw of `total`: its share, rounded by the largest remainder, but at least one.
+    """How many clips of each class make a draw of `total`: its fraction, rounded by the largest remainder, but at least one.
 
     Parameters
     ----------
     counts : (classes,) clips of each class that there are.
     total : at least the number of classes that have clips, at most the number of clips.
-    rng : decides between equals.
+    rng : breaks ties.
 
     Returns
     -------
@@ -42,7 +41,7 @@ def class_sizes(counts: np.ndarray, total: int, rng: np.random.Generator) -> np.
 
 # %% ../../nbs/handbook/evaluation/07_few_labels.ipynb #e69cbc87
 def labelled_clips(fraction: float, clips: int) -> int:
-    """How many of a training side of `clips` keep their label: the share, rounded."""
+    """How many of a training side of `clips` keep their label: the fraction, rounded."""
     return math.floor(fraction * clips + 0.5)
 
 
@@ -66,10 +65,6 @@ def draw_labelled(
     ------
     InputError : if a draw is too small for one clip of each class.
     """
-    if not 0 < fraction <= 1:
-        raise InputError(f"fraction is {fraction:g}, expected more than 0 and at most 1")
-    if draws < 1:
-        raise InputError(f"draws is {draws}, expected 1 or more")
     train = np.array(sorted(labelled_sides(store, split)[0], key=store.names.__getitem__))
     labels, total = store.labels[train], labelled_clips(fraction, len(train))
     if total < (classes := len(np.unique(labels))):
@@ -80,7 +75,7 @@ def draw_labelled(
     used, found = np.zeros(len(train), int), []
     for draw in range(draws):
         rng = np.random.default_rng(seed_of(seed, draw, 7))
-        order = np.lexsort((rng.random(len(train)), used))  # least used first, equals at random
+        order = np.lexsort((rng.random(len(train)), used))  # least used first, ties at random
         sizes = class_sizes(np.bincount(labels), total, rng)
         chosen = np.concatenate([order[labels[order] == c][:size] for c, size in enumerate(sizes)])
         used[chosen] += 1
@@ -90,14 +85,13 @@ def draw_labelled(
 # %% ../../nbs/handbook/evaluation/07_few_labels.ipynb #ca9e633d
 def write_draws(path: str | Path, store: SkeletonStore, draws: Sequence[np.ndarray]) -> None:
     """Write the index of `draws`: a CSV file with the columns draw, name, class."""
-    text = StringIO()
     rows = [
         (draw, store.names[i], store.classes[store.labels[i]])
         for draw, chosen in enumerate(draws)
         for i in chosen
     ]
-    csv.writer(text, lineterminator="\n").writerows([("draw", "name", "class"), *rows])
-    write_text(path, text.getvalue())
+    table = pd.DataFrame(rows, columns=["draw", "name", "class"])
+    write_text(path, table.to_csv(index=False, lineterminator="\n"))
 
 
 def read_draws(path: str | Path, store: SkeletonStore, split: str) -> list[np.ndarray]:
@@ -109,30 +103,29 @@ def read_draws(path: str | Path, store: SkeletonStore, split: str) -> list[np.nd
     InputError : if it is no index, a clip is not in the training side, a draw lacks a class of it, or draws are of different sizes.
     """
     train = labelled_sides(store, split)[0]
-    place, found = {store.names[i]: i for i in train}, {}
+    place, classes = {store.names[i]: i for i in train}, np.unique(store.labels[train])
     try:
-        rows = list(csv.DictReader(StringIO(Path(path).read_text(encoding="utf-8"))))
-        names = [(row["draw"], row["name"]) for row in rows]
-    except (UnicodeDecodeError, csv.Error, KeyError) as error:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, usecols=["draw", "name"])
+    except ValueError as error:
         raise InputError(
             f"{path}: no index of draws, expected the columns draw, name, class ({error})"
         ) from None
-    for line, (draw, name) in enumerate(names, 2):
+    if table.empty:
+        raise InputError(f"{path}: it has no draw, expected one or more")
+    for line, name in enumerate(table["name"], 2):
         if name not in place:
             raise InputError(
                 f"{path}: line {line}: clip {name!r} is not in the training side of split {split!r} of {store.path}"
             )
-        found.setdefault(draw, set()).add(place[name])
-    if not found:
-        raise InputError(f"{path}: it has no draw, expected one or more")
-    draws = {draw: np.array(sorted(chosen)) for draw, chosen in found.items()}
-    for draw, chosen in draws.items():
-        if len(missing := np.setdiff1d(store.labels[train], store.labels[chosen])):
+    draws = []
+    for draw, names in table.groupby("draw", sort=False)["name"]:
+        draws.append(np.array(sorted({place[name] for name in names})))
+        if len(missing := np.setdiff1d(classes, store.labels[draws[-1]])):
             raise InputError(
-                f"{path}: draw {draw} has no clip of class {store.classes[missing[0]]!r}, expected one or more of each of the {len(np.unique(store.labels[train]))}"
+                f"{path}: draw {draw} has no clip of class {store.classes[missing[0]]!r}, expected one or more of each of the {len(classes)}"
             )
-    if len(sizes := {len(chosen) for chosen in draws.values()}) > 1:
+    if len(sizes := {len(chosen) for chosen in draws}) > 1:
         raise InputError(
             f"{path}: its draws hold from {min(sizes)} to {max(sizes)} clips, expected as many in each"
         )
-    return list(draws.values())
+    return draws

@@ -10,12 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .metrics import class_by_class, labelled_sides
 from ..data.store import SkeletonStore
+from .metrics import labelled_sides, result_of_guesses
+from ..utils.records import Result
 
 # %% ../../nbs/handbook/evaluation/04_knn.ipynb #abf1c9f8
 def nearest(queries: Tensor, gallery: Tensor, block: int = 4096) -> Tensor:
-    """Index of the gallery row with the largest cosine to each query; the first of equals.
+    """Index of the gallery row with the largest cosine to each query; the first of several that are equally near.
 
     Parameters
     ----------
@@ -24,41 +25,28 @@ def nearest(queries: Tensor, gallery: Tensor, block: int = 4096) -> Tensor:
 
     Returns
     -------
-    (n,) int64.
+    (n,) int64, on the device of the features.
     """
     queries, gallery = F.normalize(queries, dim=1), F.normalize(gallery, dim=1)
     found = []
     for q in queries.split(block):
-        best, where = (
-            torch.full((len(q),), -torch.inf, device=q.device),
-            torch.zeros(len(q), dtype=torch.long, device=q.device),
-        )
-        for at in range(0, len(gallery), block):
-            value, index = (q @ gallery[at : at + block].T).max(1)
-            where = torch.where(value > best, index + at, where)
+        best, where = (q @ gallery[:block].T).max(1)
+        for at in range(block, len(gallery), block):
+            value, column = (q @ gallery[at : at + block].T).max(1)
+            where = torch.where(value > best, column + at, where)
             best = torch.maximum(value, best)
         found.append(where)
     return torch.cat(found)
 
 # %% ../../nbs/handbook/evaluation/04_knn.ipynb #3517010d
-def evaluate_knn(x: Tensor, store: SkeletonStore, split: str) -> dict:
-    """1-nearest-neighbour retrieval on features (len(store), D): `top1` in percent; 1-NN has no top-5 and no epochs.
+def evaluate_knn(x: Tensor, store: SkeletonStore, split: str) -> Result:
+    """1-nearest-neighbour retrieval on features (len(store), D), on their device. 1-NN has no top-5 and no epochs.
 
     Raises
     ------
     InputError : as `scdnet.evaluation.metrics.labelled_sides`.
     """
     train, test = labelled_sides(store, split)
-    found = train[nearest(x[test], x[train]).cpu().numpy()]
-    guesses, labels = store.labels[found], store.labels[test]
-    return {
-        "protocol": "knn",
-        "split": split,
-        "top1": 100 * (guesses == labels).mean().item(),
-        "top5": None,
-        "best_top1": None,
-        "seed": None,
-        "config": {"k": 1, "metric": "cosine"},
-        "store": store.identity,
-        **class_by_class(torch.from_numpy(guesses), torch.from_numpy(labels), store.classes),
-    }
+    index = train[nearest(x[test], x[train]).cpu().numpy()]
+    guesses, cosine = torch.from_numpy(store.labels[index]), F.cosine_similarity(x[test], x[index])
+    return result_of_guesses("knn", store, split, guesses, cosine, {"k": 1, "metric": "cosine"})

@@ -109,11 +109,11 @@ class Checkpoints:
 
     def on_epoch(self, trainer: "Trainer") -> None:
         if trainer.epoch % trainer.config.save_every == 0:
-            once(lambda: trainer.save(trainer.folder / "checkpoint"))
+            trainer.save(trainer.folder / "checkpoint")
 
     def on_end(self, trainer: "Trainer") -> None:
         if trainer.saved != trainer.steps_done:
-            once(lambda: trainer.save(trainer.folder / "checkpoint"))
+            trainer.save(trainer.folder / "checkpoint")
 
 # %% ../../nbs/handbook/training/03_callbacks.ipynb #t3keep02
 def keep_step(trainer: "Trainer", batch: "Batch", gradients: dict[str, Tensor], norm: float) -> str:

@@ -211,8 +211,10 @@ class Trainer:
 
     def save(self, folder: Path) -> Path:
         """Write a checkpoint below `folder`, whole or not at all, and keep the last two."""
-        self.saved = self.steps_done
-        return save_checkpoint(folder, self.steps_done, self.model, self.optimizer, sums=self.sums)
+        self.saved, sums = self.steps_done, self.sums
+        return once(
+            lambda: save_checkpoint(folder, self.saved, self.model, self.optimizer, sums=sums)
+        )
 
     def load(self, folder: Path) -> bool:
         """Go on from the newest whole checkpoint below `folder`; False where there is none."""

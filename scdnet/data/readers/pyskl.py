@@ -14,20 +14,19 @@ from functools import lru_cache
 
 import numpy as np
 
-from ...utils.files import InputError
 from scdnet.data.readers.arrays import (
-    PADDING,
+    OWN,
     as_list,
     check_labels,
-    choose_classes,
     finish_clip,
-    ntu_rule,
+    scan_arrays,
     skeleton_of,
     the_file,
 )
+from .base import Clip, Entry, Format, LeftOut, Scan, bad_clip
 from .npz import ROW
 from .pickles import brief, load_pickle
-from .base import Clip, Entry, Format, LeftOut, Scan
+from ...utils.files import InputError
 
 # %% ../../../nbs/handbook/data/readers/08_pyskl.ipynb #370f4ad8
 SIZE = 2**33  # bytes, of a pickle in a zip
@@ -40,18 +39,13 @@ def load_annotations(entry: Entry) -> tuple[list, dict]:
     if isinstance(content, list):  # a plain list is a file without splits
         content = {"annotations": content}
     if not isinstance(content, dict) or not isinstance(content.get("annotations"), (list, tuple)):
-        found = (
-            ", ".join(map(brief, list(content)[:5]))
-            if isinstance(content, dict)
-            else brief(content)
-        )
+        keys = list(content)[:5] if isinstance(content, dict) else [content]
         raise InputError(
-            f"{entry.label}: found {found}, expected a dict with 'split' and 'annotations'"
+            f"{entry.label}: found {', '.join(map(brief, keys))}, expected a dict with 'split' and 'annotations'; {OWN}"
         )
     if not content["annotations"]:
         raise InputError(f"{entry.label}: no annotations, expected at least one")
-    split = content.get("split")
-    return list(content["annotations"]), {} if split is None else split
+    return list(content["annotations"]), {} if content.get("split") is None else content["split"]
 
 # %% ../../../nbs/handbook/data/readers/08_pyskl.ipynb #38fdb3a7
 PERSONS = 2  # bodies, as in the official preparation
@@ -69,7 +63,7 @@ def find_fault(annotation: object, joints: int, most: int | None) -> str | None:
     most
         Largest number of bodies M; None: any.
     """
-    points = annotation["keypoint"]
+    points = annotation.get("keypoint")
     if not isinstance(points, np.ndarray) or points.dtype.kind not in "fiu":
         return f"'keypoint' is {brief(points)}, expected an array of numbers"
     if points.ndim != 4 or points.shape[2:] != (joints, 3) or not points.shape[1]:
@@ -119,14 +113,11 @@ def read_splits(lists: Mapping, where: str) -> dict[str, tuple[list[str], list[s
             raise InputError(
                 f"{where}, split {key!r}: holds something else than text, expected names of clips"
             )
-        sides.setdefault((match[1] or "given") + match[3], {})[match[2]] = list(
-            dict.fromkeys(names)
-        )
-    found = {
-        split: (side.get("train", []), side.get("test", side.get("val", [])))
-        for split, side in sides.items()
-    }
-    for split, (train, test) in found.items():
+        split = (match[1] or "given") + match[3]
+        sides.setdefault(split, {})[match[2]] = list(dict.fromkeys(names))
+    found = {}
+    for split, side in sides.items():
+        train, test = found[split] = side.get("train", []), side.get("test", side.get("val", []))
         if both := set(train) & set(test):
             raise InputError(
                 f"{where}: the clip {min(both)[:40]} is on both sides of the split {split!r}, expected one"
@@ -165,54 +156,35 @@ def scan(entries: list[Entry], renormalise: bool = False) -> Scan:
     annotations, split = load_annotations(entry)
     skeleton = skeleton_of(_first_joints(entry, annotations), entry.label)
     fields = [a if isinstance(a, dict) else {} for a in annotations]
-    names, labels = [a.get("frame_dir") for a in fields], [a.get("label") for a in fields]
-    wrong = check_labels(names, labels, f"{entry.label}, annotation")
+    clips = [(a.get("frame_dir"), a.get("label")) for a in fields]
+    wrong = check_labels(*zip(*clips, strict=True), f"{entry.label}, annotation")
     for row, annotation in enumerate(fields):
-        fault = row not in wrong and find_fault(
-            {"keypoint": None} | annotation, skeleton.num_joints, None if renormalise else PERSONS
-        )
-        if fault:
+        most = None if renormalise else PERSONS
+        if row not in wrong and (fault := find_fault(annotation, skeleton.num_joints, most)):
             wrong[row] = f"{entry.label}, annotation {row}: {fault}"
     rows = [row for row in range(len(fields)) if row not in wrong]
     persons = min(PERSONS, max((len(fields[row]["keypoint"]) for row in rows), default=1)) or 1
-    tasks = [Annotations(entry, tuple(rows[i : i + 16]), persons) for i in range(0, len(rows), 16)]
-    left_out = [
-        LeftOut(
-            names[row] if isinstance(names[row], str) else "", entry.label, wrong[row], bad=True
-        )
-        for row in sorted(wrong)
-    ]
-    names, labels = [names[row] for row in rows], [labels[row] for row in rows]
-    return Scan(
-        tasks,
+    return scan_arrays(
+        [Annotations(entry, tuple(rows[i : i + 16]), persons) for i in range(0, len(rows), 16)],
         skeleton,
-        choose_classes(names, labels),
         persons,
-        rule=ntu_rule(names),
-        lists=read_splits(split, entry.label),
-        normalise=renormalise,
-        at_once=1,
-        left_out=left_out,
-        options={"renormalise": renormalise} | PADDING,
+        [clips[row] for row in rows],
+        read_splits(split, entry.label),
+        [bad_clip(clips[row][0], entry.label, wrong[row]) for row in sorted(wrong)],
+        renormalise,
     )
 
 # %% ../../../nbs/handbook/data/readers/08_pyskl.ipynb #30b3cc20
 def read(task: Annotations) -> list[Clip | LeftOut]:
     """The clips of some annotations."""
-    annotations, _ = load_annotations(task.entry)
-    clips = []
+    annotations, file, clips = load_annotations(task.entry)[0], task.entry.label, []
     for row in task.rows:
         annotation = annotations[row]
         frames = np.asarray(annotation["keypoint"]).transpose(1, 0, 2, 3)
-        frames = np.pad(
-            frames, ((0, 0), (0, max(0, task.persons - frames.shape[1])), (0, 0), (0, 0))
-        )
-        where = f"{task.entry.label}, annotation {row}"
-        clips.append(
-            finish_clip(
-                frames, annotation["frame_dir"], annotation["label"], task.entry.label, where
-            )
-        )
+        absent = max(0, task.persons - frames.shape[1])
+        frames = np.pad(frames, ((0, 0), (0, absent), (0, 0), (0, 0)))
+        name, label = annotation["frame_dir"], annotation["label"]
+        clips.append(finish_clip(frames, name, label, file, f"{file}, annotation {row}"))
     return clips
 
 
