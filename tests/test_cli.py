@@ -1090,7 +1090,7 @@ def test_results_of_other_options_have_other_names(run, store, tmp_path):
         "transfer": [[]],
     }
     names = [
-        parse(["evaluate", protocol, *common, *words]).name(Run.open(run), opened)
+        parse(["evaluate", protocol, *common, *words]).file(Run.open(run), opened).name
         for protocol, lists in variants.items()
         for words in lists
     ]

@@ -23,15 +23,19 @@ from ..data.mannequin.ntu_files import synthesize
 from ..data.mannequin.perform import MannequinConfig
 from ..data.prepare import prepare
 from ..data.store import SkeletonStore
-from ..evaluation.baselines import KINDS, all_features, chance, judge, linear_config
+from ..evaluation.baselines import KINDS, all_features, chance, evaluate
 from ..evaluation.embedding import PairClues
+from ..evaluation.linear import linear_config
+from ..evaluation.metrics import result_path, with_run
 from ..paper.figures import figure4
+from ..paper.tables import about_run
 from ..training.config import PRESETS, PretrainConfig
 from ..training.cross_domain import CrossDomainLoss, loss_pairs
 from ..training.pretrain import pretrain
 from ..training.run import Run
 from ..utils.files import new_folder, shipped, write_json
 from ..utils.machine import machine
+from ..utils.records import Result
 from ..views.masks import spatial_mask, temporal_mask
 
 # %% ../../nbs/handbook/app/02_demo.ipynb #c933661b
@@ -99,14 +103,14 @@ def example_masks(config: PretrainConfig, store: SkeletonStore) -> tuple[np.ndar
     return joints[0].numpy(), frames[0].numpy()
 
 
-def per_class(results: Mapping, store: SkeletonStore, split: str) -> pd.DataFrame:
+def per_class(results: Mapping[str, Result], store: SkeletonStore, split: str) -> pd.DataFrame:
     """Top-1 of each class: the linear probe on every kind of features, and 1-NN on the pretrained ones."""
     _, test = store.split(split)
     counts = pd.Series(store.labels[test]).value_counts()
     table = pd.DataFrame({"test clips": {store.classes[i]: n for i, n in counts.items()}})
     for kind in reversed(KINDS):
-        table[f"linear, {kind} (%)"] = pd.Series(results["linear"][kind]["per_class"])
-    table["1-NN, pretrained (%)"] = pd.Series(results["knn"]["pretrained"]["per_class"])
+        table[f"linear, {kind} (%)"] = pd.Series(results["linear"].kinds[kind].per_class)
+    table["1-NN, pretrained (%)"] = pd.Series(results["knn"].per_class)
     table = table.sort_values("linear, pretrained (%)", ascending=False, kind="stable")
     return table.rename_axis("class").reset_index()
 
@@ -120,13 +124,13 @@ def stage(seconds: dict[str, float], name: str) -> Iterator[None]:
 
 
 def summary(
-    store: SkeletonStore, split: str, results: Mapping, clues: list[PairClues]
+    store: SkeletonStore, split: str, results: Mapping[str, Result], clues: list[PairClues]
 ) -> dict[str, object]:
     """The accuracies, in percent, and the maps of the clues, as `results.json` holds them."""
     kept = ("top1", "top5", "best_top1")
     accuracies = {
-        protocol: {kind: {key: result[key] for key in kept} for kind, result in kinds.items()}
-        for protocol, kinds in results.items()
+        protocol: {kind: {key: getattr(r, key) for key in kept} for kind, r in result.kinds.items()}
+        for protocol, result in results.items()
     }
     maps = [
         {
@@ -187,12 +191,14 @@ def demo(
         with stage(seconds, "pretrain"):
             run = Run.open(pretrain(store, split, config, "run", preset="demo", progress=progress))
         with stage(seconds, "features"):
-            found = all_features(run.path, store, split, device=config.device)
+            found = all_features(run, store, split, device=config.device)
         results = {}
         for protocol in ("linear", "knn"):
             with stage(seconds, protocol):
-                values = linear_config(run.path, seed=seed)
-                results[protocol] = judge(protocol, found, store, split, values)
+                values = linear_config(run, seed=seed)
+                results[protocol] = evaluate(
+                    run, store, split, protocol, config=values, device=config.device, found=found
+                )
         with stage(seconds, "maps of the clues"):
             clues = figure4(found["pretrained"], store, split)
         content = summary(store, split, results, clues) | {
@@ -215,10 +221,8 @@ def demo(
             deviations=deviations(config),
             collapsed=loss.collapsed(config.queue_size),
         )
-        Path("run/eval").mkdir(exist_ok=True)
-        for protocol, kinds in results.items():
-            baselines = {kind: kinds[kind] for kind in kinds if kind != "pretrained"}
-            file = f"run/eval/{protocol}-{split}-demo-seed{seed}.json"
-            write_json(file, kinds["pretrained"] | {"baselines": baselines})
+        for protocol, result in results.items():
+            result = with_run(replace(result, machine=machine()), about_run(run.path))
+            result.write(result_path("run", protocol, split, "demo", seed))
         write_json("results.json", content)
     return content
