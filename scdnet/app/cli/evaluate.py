@@ -7,14 +7,15 @@ __all__ = ['PROTOCOLS', 'recorded', 'other_store', 'caveat', 'Evaluate', 'Linear
 
 # %% ../../../nbs/handbook/app/cli/04_evaluate.ipynb #6029a6eb
 import io
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from ... import data, evaluation, paper, utils
 from .parsing import bars, log, open_run, refuse_existing, show
-from ...utils.files import InputError, digest
+from ...utils.files import InputError, digest, write_bytes
 from ...utils.records import Count, Seed, Share, config
 
 if TYPE_CHECKING:
@@ -88,20 +89,15 @@ class Evaluate:
 
     def score(self, run: "Run", store: "SkeletonStore", out: Path) -> "Result":
         """The result; other files are written beside `out`."""
-        from scdnet.evaluation.baselines import evaluate
-        from scdnet.evaluation.linear import linear_config
-
-        values = linear_config(run, self.epochs, self.seed, self.recipe())
-        return evaluate(
+        values = evaluation.linear.linear_config(run, self.epochs, self.seed, self.recipe())
+        return evaluation.baselines.evaluate(
             run, store, self.split, self.protocol, self.kinds(), values, self.device, bars()
         )
 
     def kinds(self) -> tuple[str, ...]:
         """What is scored: the run, and its baselines."""
-        from scdnet.evaluation.baselines import KINDS
-        from scdnet.evaluation.finetune import STARTS
-
-        kinds = KINDS if self.protocol in ("linear", "knn") else STARTS
+        frozen = self.protocol in ("linear", "knn")
+        kinds = evaluation.baselines.KINDS if frozen else evaluation.finetune.STARTS
         return kinds[:1] if self.no_baselines else kinds
 
     def recipe(self) -> str | None:
@@ -110,8 +106,6 @@ class Evaluate:
 
     def file(self, run: "Run", store: "SkeletonStore") -> Path:
         """File of the result, named after all that decides it: two results never share a name."""
-        from scdnet.evaluation.metrics import result_path
-
         index, options = getattr(self, "index", None), {"epochs": self.epochs}
         if self.protocol == "semi":
             chosen = {"fraction": self.fraction, "draws": self.draws}
@@ -121,34 +115,29 @@ class Evaluate:
         if other_store(run, store):
             options["on-"] = store.path.resolve().name
         preset = self.recipe() or run.preset or "paper"
-        return result_path(run.path, self.protocol, self.split, preset, self.seed, **options)
+        return evaluation.metrics.result_path(
+            run.path, self.protocol, self.split, preset, self.seed, **options
+        )
 
     def run(self) -> None:
-        from dataclasses import replace
-
-        from scdnet.data.store import SkeletonStore
-        from scdnet.evaluation.baselines import chance
-        from scdnet.evaluation.metrics import labelled_sides, with_run
-        from scdnet.paper.tables import about_run
-        from scdnet.utils.distributed import is_first
-        from scdnet.utils.machine import machine
-
-        run, store = open_run(self.run_folder), SkeletonStore.open(self.store)
+        run, store = open_run(self.run_folder), data.store.SkeletonStore.open(self.store)
         refuse_existing(self.out, self.overwrite)
-        labelled_sides(store, self.split)  # a split that cannot be scored is refused at once
+        evaluation.metrics.labelled_sides(
+            store, self.split
+        )  # a split that cannot be scored is refused at once
         out = self.out or self.file(run, store)
         result = self.score(run, store, out)
-        if not is_first():
+        if not utils.distributed.is_first():
             return
         preset, command = self.recipe() or "", recorded(self)
-        result = replace(result, preset=preset, command=command, machine=machine())
-        with_run(result, about_run(run.path)).write(out)
+        result = replace(result, preset=preset, command=command, machine=utils.machine.machine())
+        evaluation.metrics.with_run(result, paper.tables.about_run(run.path)).write(out)
         rows: list[tuple] = [("features", "top-1 (%)", "top-5 (%)")]
         for kind, one in result.kinds.items():
             spread = "" if one.top1_std is None else f" ± {one.top1_std:.1f}"
             rows.append((kind, f"{one.top1:.1f}{spread}" if spread else one.top1, one.top5))
-        top5 = None if result.top5 is None else chance(store, self.split, 5)
-        show([*rows, ("chance", chance(store, self.split), top5)])
+        top5 = None if result.top5 is None else evaluation.baselines.chance(store, self.split, 5)
+        show([*rows, ("chance", evaluation.baselines.chance(store, self.split), top5)])
         if text := caveat(run, store, self.split, self.protocol):
             log.warning(text)
 
@@ -168,9 +157,7 @@ class Linear(Evaluate):
     def score(self, run: "Run", store: "SkeletonStore", out: Path) -> "Result":
         if not self.streams:
             return self.score_alone(run, store, out)
-        from scdnet.evaluation.fusion import evaluate_streams
-
-        return evaluate_streams(
+        return evaluation.fusion.evaluate_streams(
             self.protocol,
             (run, *self.streams),
             store,
@@ -208,10 +195,10 @@ class Finetune(Linear):
     protocol = "finetune"
 
     def score_alone(self, run: "Run", store: "SkeletonStore", out: Path) -> "Result":
-        from scdnet.evaluation.finetune import evaluate_finetune, finetune_config
-
-        values = finetune_config(run, self.protocol, self.epochs, self.seed, self.recipe())
-        return evaluate_finetune(
+        values = evaluation.finetune.finetune_config(
+            run, self.protocol, self.epochs, self.seed, self.recipe()
+        )
+        return evaluation.finetune.evaluate_finetune(
             run, store, self.split, values, self.protocol, self.kinds(), self.device, bars()
         )
 
@@ -241,16 +228,10 @@ class Semi(Evaluate):
     protocol = "semi"
 
     def score(self, run: "Run", store: "SkeletonStore", out: Path) -> "Result":
-        from dataclasses import replace
-
-        from scdnet.evaluation.few_labels import draw_labelled, read_draws, write_draws
-        from scdnet.evaluation.finetune import evaluate_semi, finetune_config
-        from scdnet.utils.distributed import once
-
         run.format.check(store)
         index = out.with_suffix(".csv")
         refuse_existing(self.out and index, self.overwrite)
-        values = finetune_config(
+        values = evaluation.finetune.finetune_config(
             run,
             "semi",
             self.epochs,
@@ -260,18 +241,20 @@ class Semi(Evaluate):
             draws=self.draws,
         )
         if self.index:
-            drawn = read_draws(self.index, store, self.split)
+            drawn = evaluation.few_labels.read_draws(self.index, store, self.split)
         else:
-            drawn = draw_labelled(store, self.split, self.fraction, self.draws, self.seed)
-        result = evaluate_semi(
+            drawn = evaluation.few_labels.draw_labelled(
+                store, self.split, self.fraction, self.draws, self.seed
+            )
+        result = evaluation.finetune.evaluate_semi(
             run, store, self.split, values, drawn, self.kinds(), self.device, bars()
         )
 
         def write() -> None:
             index.parent.mkdir(parents=True, exist_ok=True)
-            write_draws(index, store, drawn)
+            evaluation.few_labels.write_draws(index, store, drawn)
 
-        once(write)
+        utils.distributed.once(write)
         return replace(result, index=index.name)
 
 
@@ -294,18 +277,13 @@ class Embed:
     def run(self) -> None:
         import numpy as np
 
-        from scdnet.data.store import SkeletonStore
-        from scdnet.evaluation.features import features
-        from scdnet.utils.distributed import is_first
-        from scdnet.utils.files import write_bytes
-
         run = open_run(self.run_folder)
         if self.out.suffix != ".npz":
             raise InputError(f"{self.out}: expected a name that ends in .npz")
         refuse_existing(self.out, self.overwrite)
-        store = SkeletonStore.open(self.store)
-        clues = features(run.encoder(self.device), store, progress=bars())
-        if not is_first():
+        store = data.store.SkeletonStore.open(self.store)
+        clues = evaluation.features.features(run.encoder(self.device), store, progress=bars())
+        if not utils.distributed.is_first():
             return
         self.out.parent.mkdir(parents=True, exist_ok=True)
         buffer, names = io.BytesIO(), np.array(store.names)
