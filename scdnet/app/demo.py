@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -178,7 +179,7 @@ def demo(
     config = config or replace(PRESETS["demo"], seed=seed)
     loss = CrossDomainLoss(loss_pairs(config.granularity, config.loss))
     seconds: dict[str, float] = {}
-    shown = {"workers": workers, "progress": progress}
+    shown: dict[str, Any] = {"workers": workers, "progress": progress}
     with (
         new_folder(out, overwrite, ("store", "run", "report.html", "results.json")) as folder,
         contextlib.chdir(folder),

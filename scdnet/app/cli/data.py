@@ -114,10 +114,9 @@ class Inspect:
         print()
         show([tuple(counts.columns), *counts.itertuples(index=False)])
         if self.html:
-            up = self.up
-            if up == "guess":
-                up = guess_up(list(samples(store).values()), store.skeleton)
-            print(f"\n{inspect_html(store, self.html, up=up)}")
+            bodies = list(summary.samples(store).values())
+            up = summary.guess_up(bodies, store.skeleton) if self.up == "guess" else self.up
+            print(f"\n{viz.store_page.inspect_html(store, self.html, up=up)}")
             if self.up == "guess":
                 print(f"drawn with {up} up (guessed; --up changes it)")
         for doubt in summary.doubts(store):

@@ -9,7 +9,7 @@ __all__ = ['PROTOCOLS', 'recorded', 'other_store', 'caveat', 'Evaluate', 'Linear
 import io
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -106,12 +106,12 @@ class Evaluate:
 
     def file(self, run: "Run", store: "SkeletonStore") -> Path:
         """File of the result, named after all that decides it: two results never share a name."""
-        index, options = getattr(self, "index", None), {"epochs": self.epochs}
-        if self.protocol == "semi":
-            chosen = {"fraction": self.fraction, "draws": self.draws}
-            options |= {"index": digest(index)[:8]} if index else chosen
-        if getattr(self, "streams", ()):
-            options["streams"] = True
+        index, fused = getattr(self, "index", None), bool(getattr(self, "streams", ()))
+        options: dict[str, Any] = {"epochs": self.epochs, "streams": fused}
+        if index:
+            options["index"] = digest(index)[:8]
+        else:
+            options |= {name: getattr(self, name, None) for name in ("fraction", "draws")}
         if other_store(run, store):
             options["on-"] = store.path.resolve().name
         preset = self.recipe() or run.preset or "paper"
