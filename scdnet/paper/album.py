@@ -17,8 +17,7 @@ import pandas as pd
 from matplotlib import rc_context
 from torch import Tensor
 
-from ..app.demo import figure4
-from ..app.report import clue_figure, clue_table
+from .figures import clue_figure, clue_table, figure4
 from ..data.store import SkeletonStore
 from ..evaluation.embedding import neighbour_agreement, silhouette, tsne
 from ..evaluation.features import features, joined
