@@ -3,6 +3,7 @@
 # PYTHON=python3.12        another interpreter to make .venv with
 # VENV=path                another place for the environment
 # JOBS=4                   processes of make test, 2 otherwise
+# LAB="--allow-root"       options of make lab; this one is needed for root, as in a container
 # TORCH_INDEX=https://download.pytorch.org/whl/cpu
 #                          where to look for torch beside pip's own index; this one has the small build without CUDA
 PYTHON ?= python3
@@ -10,16 +11,18 @@ VENV ?= .venv
 TORCH_INDEX ?=
 OUT ?= demo
 FLAGS ?=
+LAB ?=
 JOBS ?= 2
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-NOTEBOOKS := $(sort $(wildcard nbs/*.ipynb))
+NOTEBOOKS := $(sort $(shell find nbs -name "*.ipynb" -not -path "*/.ipynb_checkpoints/*"))
+TEXTS := nbs tests tools docs $(wildcard benchmarks)
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test check lab docs notebooks sbom clean
 
 help:
-	@sed -n '1,7s|^# ||p' Makefile
+	@sed -n '1,8s|^# ||p' Makefile
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("scdnet needs Python 3.11 or newer, $(PYTHON) is " + sys.version.split()[0] + "; try make PYTHON=python3.11")'
@@ -39,11 +42,13 @@ test: $(INSTALLED)
 
 # What tests/test_house.py asks of the code as text, by itself: seconds.
 check: $(INSTALLED)
-	$(BIN)/ruff check scdnet tests tools docs
+	$(BIN)/ruff check scdnet $(TEXTS)
+	$(BIN)/ruff format --check $(TEXTS)
 	$(BIN)/mypy
 
 lab: $(INSTALLED)
-	$(BIN)/jupyter lab nbs/index.ipynb
+	@test "$$(id -u)" != 0 -o -n "$(findstring allow-root,$(LAB))" || { echo 'You are root, as in a container: make lab LAB="--allow-root --no-browser"' >&2; exit 2; }
+	$(BIN)/jupyter lab $(LAB) nbs/index.ipynb
 
 # The site, from the stored outputs: no kernel, no network. Only what changed is made anew.
 docs: $(INSTALLED)

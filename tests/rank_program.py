@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 import scdnet.training.pretrain
-from scdnet.model.gcn import BatchNorm
+from scdnet.data.store import SkeletonStore
 from scdnet.evaluation.features import calibrate, features
+from scdnet.model.gcn import BatchNorm
 from scdnet.training.batches import Batch
 from scdnet.training.config import PRESETS
 from scdnet.training.pretrain import Trainer, pretrain
 from scdnet.utils.distributed import average_gradients, joined, rank, synchronise
-from scdnet.data.store import SkeletonStore
 
 DEMO = PRESETS["demo"]
 CONFIG = replace(

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from scdnet.model.encoder import EncoderConfig
-from scdnet.training.config import PRESETS
 from scdnet.data.layouts import KINECT20
 from scdnet.data.store import SkeletonStore
+from scdnet.model.encoder import EncoderConfig
+from scdnet.training.config import PRESETS
 
 TINY = replace(
     PRESETS["demo"],

@@ -19,16 +19,17 @@ import torch
 from commands import assert_mistake, program, scdnet, table, tree
 
 from scdnet.app.cli.evaluate import PROTOCOLS
-from scdnet.app.cli.main import COMMANDS, main
+from scdnet.app.cli.main import COMMANDS, main, parse
 from scdnet.app.cli.parsing import outcome
-from scdnet.model.encoder import Encoder, EncoderConfig
-from scdnet.utils.files import InputError
-from scdnet.training.moco import MomentumContrast
-from scdnet.training.config import PRESETS
 from scdnet.data.layouts import KINECT20, NTU25
-from scdnet.data.store import SkeletonStore
 from scdnet.data.mannequin.ntu_files import synthesize
 from scdnet.data.mannequin.perform import MannequinConfig
+from scdnet.data.store import SkeletonStore
+from scdnet.model.encoder import Encoder, EncoderConfig
+from scdnet.training.config import PRESETS
+from scdnet.training.moco import MomentumContrast
+from scdnet.training.run import Run
+from scdnet.utils.files import InputError
 
 RAW = "S001C001P001R001A001.skeleton"
 
@@ -132,7 +133,7 @@ def test_help_does_not_call_a_number_of_the_demo_the_papers():
 
 
 def test_synthesize_same_seed_same_bytes(monkeypatch, tmp_path):
-    import scdnet.data.mannequin.perform
+    import scdnet.data.mannequin.ntu_files
 
     few = MannequinConfig(actions=(5,), subjects=(1, 2))
     monkeypatch.setattr(
@@ -239,17 +240,25 @@ def test_wrong_arguments(words, raw, tmp_path):
         ["prepare", "raw", "--out", "x", "--colour", "red"],
         ["synthesize", "--out", "x", "--seed", "one"],
         ["prepare", "raw", "--out", "x", "--on-error", "explode"],
+        ["evaluate"],
+        ["evaluate", "linearly"],
+        ["pretrain", "--store", "s", "--out", "x"],
+        ["pretrain", "--store", "s", "--out", "x", "--preset", "demo", "--encoder.width", "wide"],
     ],
     ids=" ".join,
 )
 def test_words_that_make_no_sense(words, tmp_path):
-    done = scdnet(*words, cwd=tmp_path)
-    assert (
-        done.returncode == 2
-        and done.stderr
-        and "Traceback" not in done.stderr
-        and tree(tmp_path) == []
-    )
+    assert_mistake(scdnet(*words, cwd=tmp_path))
+    assert tree(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "option, value",
+    [("--epochs", "0"), ("--queue-size", "0"), ("--optim.lr", "-1"), ("--view.p", "2")],
+)
+def test_a_value_out_of_bounds_is_named_as_it_is_typed(option, value, tmp_path):
+    words = ["pretrain", "--store", "s", "--out", tmp_path / "x", "--preset", "demo"]
+    assert_mistake(scdnet(*words, option, value), f"{option} is")
 
 
 def test_damaged_store(store, tmp_path):
@@ -285,13 +294,13 @@ def test_outcome(error, code, shows_line):
 
 
 def test_a_full_disk_is_one_line_and_a_bug_a_traceback(monkeypatch, capsys, tmp_path):
-    import scdnet.data.mannequin.perform
+    import scdnet.data.mannequin.ntu_files
 
     def fail(error):
         def synthesize(*_, **__):
             raise error
 
-        monkeypatch.setattr(scdnet.data.mannequin.perform, "synthesize", synthesize)
+        monkeypatch.setattr(scdnet.data.mannequin.ntu_files, "synthesize", synthesize)
         return main(["synthesize", "--out", str(tmp_path / "x")]), capsys.readouterr().err
 
     assert fail(OSError(28, "No space left on device", "x")) == (
@@ -397,7 +406,7 @@ def test_a_run_holds_what_the_contract_says(run):
     assert (
         config["epochs"] == 2
         and config["encoder"]["width"] == 16
-        and sum('"epoch"' in line for line in (run / "metrics.jsonl").read_text().splitlines()) == 2
+        and len(Run.open(run).metrics()) == 2
     )
 
 
@@ -447,9 +456,9 @@ def test_a_stopped_run_says_how_it_goes_on(sent, code, said, run, store, tmp_pat
         patch.setattr(Trainer, "step", stopped)
         done = scdnet(*words)
     assert (done.returncode, done.stdout) == (code, "")
-    assert done.stderr.endswith(
-        f"scdnet: {said}; the same command with --resume goes on from the last checkpoint\n"
-    )
+    last = f"scdnet: {said}; the same command with --resume goes on from the last checkpoint"
+    epochs, message = done.stderr.splitlines()[:-1], done.stderr.splitlines()[-1]
+    assert message == last and [line.split(":")[0] for line in epochs] == ["epoch 1 of 2"]
     assert scdnet(*words, "--resume").returncode == 0
     assert (tmp_path / "run" / "encoder.safetensors").read_bytes() == (
         run / "encoder.safetensors"
@@ -487,9 +496,14 @@ def test_evaluate(protocol, run, store, foreign, tmp_path):
         *baselines,
         "chance",
     ]
-    name = {"semi": "semi-50-xsub", "transfer": "transfer-xsub-foreign"}.get(
-        protocol, f"{protocol}-xsub"
-    )
+    end = {
+        "linear": "-epochs5",
+        "knn": "",
+        "semi": "-fraction0.5-draws2-epochs1",
+        "transfer": "-epochs1-foreign",
+        "finetune": "-epochs1",
+    }
+    name = f"{protocol}-xsub-demo-seed0{end[protocol]}"
     result = json.loads((run / "eval" / f"{name}.json").read_text())
     assert {"protocol", "split", "top1", "top5", "best_top1", "seed", "config", "store"} <= set(
         result
@@ -570,10 +584,10 @@ def test_three_streams(run, store, tmp_path):
     done = scdnet(*words, "--streams", *others)
     assert (
         done.returncode == 0
-        and "note: the run learned on split xsub of this store" in done.stderr
+        and "note: the run was trained on split xsub of this store" in done.stderr
         and done.stderr.count("\n") == 1
     ), done.stderr
-    result = json.loads((run / "eval" / "linear-xview-streams.json").read_text())
+    result = json.loads((run / "eval" / "linear-xview-demo-seed0-streams-epochs5.json").read_text())
     assert set(result["streams"]) == {"joint", "bone", "motion"} and 0 <= result["top1"] <= 100
     assert_mistake(scdnet(*words, "--streams", others[0]), "motion")
 
@@ -598,12 +612,12 @@ def test_a_note_tells_of_test_clips_that_the_run_has_seen(run, store, foreign, t
     done = scdnet(*words, store, "--run", run, "--split", "xview")
     assert (
         done.stderr
-        == f"note: the run learned on split xsub of this store: {len(seen)} of the {len(test)} test clips of xview were among its training clips\n"
+        == f"note: the run was trained on split xsub of this store, with {len(seen)} of the {len(test)} test clips of xview\n"
         and seen
     )
     assert (
         scdnet(*words, foreign, "--run", run, "--split", "xview").stderr
-        == "note: the run learned from store, another store than this one; `results` says so too\n"
+        == "note: the run was trained on another store, store\n"
     )
     shutil.copytree(run, official := tmp_path / "official")
     config = json.loads((run / "config.json").read_text()) | {
@@ -636,7 +650,7 @@ def test_transfer_to_the_store_of_the_run_is_called_by_its_name(run, store, tmp_
     assert (
         done.returncode == 0
         and done.stderr
-        == "note: the run learned from this very store, so this is `evaluate finetune` by another name; transfer wants another store\n"
+        == "note: the run was trained on this store, so this equals `evaluate finetune`\n"
     )
 
 
@@ -697,7 +711,10 @@ def test_inspect_tells_what_is_seldom_meant(tmp_path):
         assert (
             done.returncode == 0
             and len(lines) == len(said)
-            and all(line.startswith("note: ") and part in line for line, part in zip(lines, said))
+            and all(
+                line.startswith("note: ") and part in line
+                for line, part in zip(lines, said, strict=True)
+            )
         ), done.stderr
 
 
@@ -710,19 +727,18 @@ def test_inspect_says_which_axis_it_guessed(store, tmp_path):
 @pytest.mark.parametrize(
     "words, choices",
     [
-        (["results", "--table", "9"], "'1', '2', '3', '4', '5', '6', '7', '8'"),
-        (["inspect", "s", "--up", "x"], "'y', '-y', 'z'"),
+        (["results", "--table", "9"], "'all', '1', '2', '3', '4', '5', '6', '7', '8'"),
+        (["inspect", "s", "--up", "x"], "'guess', 'y', '-y', 'z'"),
         (
             ["evaluate", "knn", "--run", "r", "--store", "s", "--split", "x", "--preset", "large"],
-            "'demo', 'paper'",
+            "'run', 'demo', 'paper'",
         ),
     ],
     ids=lambda v: v[0],
 )
 def test_choices_are_told_in_their_order(words, choices, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
-    done = scdnet(*words)
-    assert done.returncode == 2 and f"Expected one of ({choices})." in done.stderr
+    monkeypatch.setenv("COLUMNS", "60")
+    assert_mistake(scdnet(*words), f"Expected one of ({choices}).")
 
 
 def test_the_folder_of_a_demo_is_no_run(run, store, tmp_path):
@@ -776,13 +792,13 @@ WRONG = {
     "layout": ("--store", "OTHER", "20 joints"),
     "device": ("--device", "toaster", "toaster"),
     "epochs": ("--epochs", "0", "epochs"),
-    "batch": ("--batch-size", "1000", "batch_size"),
+    "batch": ("--batch-size", "1000", "batch"),
     "heads": ("--encoder.heads", "3", "heads"),
     "rate": ("--optim.lr", "nan", "optim.lr"),
-    "decay": ("--optim.weight-decay", "-1", "optim.weight_decay"),
+    "decay": ("--optim.weight-decay", "-1", "--optim.weight-decay"),
     "warm-up": ("--optim.warmup", "1.5", "optim.warmup"),
     "drops": ("--optim.drops", "2", "optim.drops"),
-    "queue": ("--queue-size", "9" * 30, "queue_size"),
+    "queue": ("--queue-size", "9" * 30, "--queue-size"),
     "seed": ("--seed", "-1", "seed"),
     "temperature": ("--temperature", "nan", "temperature"),
 }
@@ -808,7 +824,9 @@ def test_learning_refuses(words, wrong, run, store, foreign, other_store, tmp_pa
     words = (
         [*words, flag, value]
         if flag not in words
-        else [value if before == flag else w for before, w in zip(["", *words], words)]
+        else [
+            value if before == flag else w for before, w in zip(["", *words], words, strict=False)
+        ]
     )
     places = {"STORE": store, "RUN": run, "FOREIGN": foreign, "OTHER": other_store}
     shutil.rmtree(run / "eval", ignore_errors=True)
@@ -975,6 +993,108 @@ def test_import_official(store, tmp_path):
         "checkpoint_small.npz",
         "25 joints",
     )
+
+
+# what the command line says of itself
+
+
+def test_version():
+    import scdnet as package
+
+    assert scdnet("--version").stdout == f"scdnet {package.__version__}\n"
+
+
+def test_quiet_leaves_errors_and_results(run, store, tmp_path):
+    words = [
+        "evaluate",
+        "knn",
+        "--run",
+        run,
+        "--store",
+        store,
+        "--split",
+        "xview",
+        "--no-baselines",
+    ]
+    loud = scdnet(*words, "--out", tmp_path / "a.json")
+    quiet = scdnet(*words, "--out", tmp_path / "b.json", "--quiet")
+    assert loud.stderr.startswith("note: ") and quiet.stderr == ""
+    assert quiet.stdout == loud.stdout
+    assert_mistake(scdnet(*words, "--out", tmp_path / "b.json", "--quiet"), "--overwrite")
+
+
+def test_every_option_is_explained():
+    """Each field has a comment behind it, or in the line above, where tyro looks for the help text."""
+    parts = [type(getattr(PRESETS["demo"], part)) for part in ("encoder", "view", "optim")]
+    silent = []
+    for kind in (*COMMANDS.values(), *PROTOCOLS.values(), type(PRESETS["demo"]), *parts):
+        if kind is COMMANDS["evaluate"]:
+            continue  # its options are those of the protocols
+        for owner in kind.__mro__[:-1]:
+            source = inspect.getsource(owner)
+            for name in owner.__annotations__:
+                above, line = re.search(rf"(.*)\n    ({name}: .*)", source).groups()
+                if "#" not in line and not above.strip().startswith("#"):
+                    silent.append(f"{owner.__name__}.{name}")
+    plain = ("encoder", "view", "optim", "stream")  # parts, and a name that says all
+    assert not [name for name in silent if name.split(".")[1] not in plain]
+
+
+def test_config_file_gives_the_values_of_another_run(run, store, tmp_path):
+    words = ["pretrain", "--store", store, "--split", "xsub", "--out", tmp_path / "run"]
+    done = scdnet(*words, "--config", run / "config.json", "--seed", "1", "--epochs", "1")
+    assert done.returncode == 0, done.stderr
+    old, new = (json.loads((p / "config.json").read_text()) for p in (run, tmp_path / "run"))
+    assert new["config"] == old["config"] | {"seed": 1, "epochs": 1}
+    assert new["preset"] == old["preset"] == "demo"
+    (tmp_path / "broken.json").write_text('{"config": {"epochs": "many"}}')
+    for file, said in (("broken.json", "epochs"), ("nowhere.json", "nowhere.json")):
+        assert_mistake(scdnet(*words, "--config", tmp_path / file), said)
+
+
+def test_resume_alone_uses_the_options_of_the_run(run, store, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    before = (tmp_path / "run" / "config.json").read_text()
+    done = scdnet("pretrain", "--store", store, "--out", tmp_path / "run", "--resume")
+    assert done.returncode == 0 and "finished" in done.stderr, done.stderr
+    assert (tmp_path / "run" / "config.json").read_text() == before
+    words = ["pretrain", "--store", store, "--out", tmp_path / "run", "--resume", "--epochs", "3"]
+    assert_mistake(scdnet(*words), "--epochs")
+
+
+def test_results_of_other_options_have_other_names(run, store, tmp_path):
+    from scdnet.app.cli.main import parse
+
+    (tmp_path / "i.csv").write_text("draw,name,class\n")
+    opened = SkeletonStore.open(store)
+    common = ["--run", str(run), "--store", str(store), "--split", "xsub"]
+    variants = {
+        "semi": [
+            [],
+            ["--seed", "1"],
+            ["--preset", "paper"],
+            ["--epochs", "2"],
+            ["--fraction", "0.01"],
+            ["--draws", "2"],
+            ["--index", str(tmp_path / "i.csv")],
+        ],
+        "linear": [
+            [],
+            ["--seed", "1"],
+            ["--preset", "paper"],
+            ["--epochs", "2"],
+            ["--streams", "a"],
+        ],
+        "knn": [[]],
+        "finetune": [[], ["--streams", "a"]],
+        "transfer": [[]],
+    }
+    names = [
+        parse(["evaluate", protocol, *common, *words]).name(Run.open(run), opened)
+        for protocol, lists in variants.items()
+        for words in lists
+    ]
+    assert len(names) == len(set(names)) == 16, names
 
 
 def test_a_reader_that_leaves_is_no_error_message(store):

@@ -10,8 +10,8 @@ import pytest
 
 from scdnet.app.cli.main import parse
 from scdnet.app.cli.train import Pretrain
-from scdnet.utils.files import InputError
 from scdnet.training.config import PRESETS
+from scdnet.utils.files import InputError
 
 ROOT = Path(__file__).parents[1]
 PAPER = (

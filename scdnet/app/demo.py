@@ -305,9 +305,7 @@ def demo(
         with stage(seconds, "maps of the clues"):
             clues = figure4(found["pretrained"], store, split)
         results = summary(store, split, judged, clues, seed, seconds, command)
-        metrics = Run.open("run").metrics().assign(
-            accuracy=lambda table: 100 * table["accuracy"]
-        )
+        metrics = Run.open("run").metrics().assign(accuracy=lambda table: 100 * table["accuracy"])
         write_report(
             "report.html",
             results=results,
