@@ -4,24 +4,24 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'PROTOCOLS', 'PAPERS_PROTOCOLS', 'WHOLE', 'EFFECT', 'EFFECTS', 'FOOTER', 'headline_table', 'headline',
-           'paper_table', 'facts', 'clue_figure', 'clue_table', 'said_once', 'differences', 'write_report']
+           'paper_table', 'facts', 'said_once', 'differences', 'write_report']
 
 # %% ../../nbs/handbook/app/03_report.ipynb #48cfbe6f
-import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from ..data.skeleton import Skeleton
 from ..evaluation.embedding import PairClues
+from ..paper.figures import clue_figure, clue_table
 from ..paper.published import published_cells
 from ..utils.files import write_text
 from ..viz import draw
 from ..viz.html import bars, image, page, table
+from ..viz.store_page import movement
 
 # %% ../../nbs/handbook/app/03_report.ipynb #c538108a
 KINDS = {
@@ -128,54 +128,6 @@ def facts(results: Mapping) -> str:
         + "</div>"
     )
 
-# %% ../../nbs/handbook/app/03_report.ipynb #7eaa08cf
-def clue_figure(pairs: Sequence[PairClues], classes: Sequence[str]) -> Figure:
-    """The maps of both clues, arranged as in Figure 4 of the paper.
-
-    Parameters
-    ----------
-    pairs : from `scdnet.evaluation.embedding.pair_clues`.
-    classes : name of each label.
-    """
-    figure = draw.Picture(figsize=(3.0 * len(pairs), 6.0), layout="constrained")
-    axes = figure.subplots(2, len(pairs), squeeze=False)
-    for i, (column, pair) in enumerate(zip(axes.T, pairs)):
-        for ax, kind, points, agreement in zip(
-            column, ("spatial", "temporal"), (pair.spatial, pair.temporal), pair.agreement
-        ):
-            for label, colour, marker in zip(pair.classes, (draw.LEFT, draw.RIGHT), "o^"):
-                ax.scatter(
-                    *points[pair.labels == label].T,
-                    s=16,
-                    c=colour,
-                    marker=marker,
-                    alpha=0.8,
-                    linewidths=0,
-                    label=classes[label],
-                )
-            ax.set(
-                xticks=[],
-                yticks=[],
-                xlabel=f"{agreement:.0f} % same-class neighbours",
-                ylabel=f"{kind} clue (t-SNE)" if i == 0 else "",
-            )
-        column[0].set_title(" / ".join(classes[label] for label in pair.classes), fontsize=10)
-        column[0].legend(fontsize=8, loc="best", framealpha=0.6)
-    return figure
-
-
-def clue_table(pairs: Sequence[PairClues], classes: Sequence[str]) -> pd.DataFrame:
-    """The two figures of each map: silhouette in [-1, 1], nearest neighbours of the same class in percent."""
-    return pd.DataFrame(
-        {
-            "pair": [" / ".join(classes[label] for label in p.classes) for p in pairs],
-            "spatial: same-class neighbours (%)": [p.agreement[0] for p in pairs],
-            "silhouette": [f"{round(p.silhouette[0], 2) + 0:+.2f}" for p in pairs],
-            "temporal: same-class neighbours (%)": [p.agreement[1] for p in pairs],
-            "silhouette ": [f"{round(p.silhouette[1], 2) + 0:+.2f}" for p in pairs],
-        }
-    )
-
 # %% ../../nbs/handbook/app/03_report.ipynb #8c22a69c
 EFFECT = "set back to the paper's"  # the column of the effects
 EFFECTS = (
@@ -211,28 +163,6 @@ FOOTER = (
     "SCD-Net: Wu et al., AAAI 2024."
 )
 
-
-def _movement(samples: Mapping[str, np.ndarray], skeleton: Skeleton, up: str) -> str:
-    """The animation of all samples, then a strip for each; two persons from the side, or one would hide the other."""
-    player = draw.animate(
-        list(samples.values()),
-        skeleton,
-        titles=[name.split(" (")[0] for name in samples],
-        up=up,
-        azimuth=40,
-        size=220,
-    ).data
-    strips = "".join(
-        image(
-            draw.strip(clip, skeleton, frames=8, up=up, azimuth=70 if clip[:, 1:].any() else 20),
-            f"{name}: eight frames of {len(clip)}",
-            least=560,
-        )
-        for name, clip in samples.items()
-    )
-    key = f'<p class="note key"><span style="color:{draw.LEFT}">left</span> and <span style="color:{draw.RIGHT}">right</span> of the body</p>'
-    return f"{key}{player}{strips}"
-
 # %% ../../nbs/handbook/app/03_report.ipynb #449530cd
 def write_report(
     path: str | Path,
@@ -247,7 +177,7 @@ def write_report(
     per_class: pd.DataFrame,
     deviations: pd.DataFrame,
     up: str = "z",
-    queue_size: int | None = None,
+    levels: dict | None = None,
 ) -> Path:
     """Write the report of a demo run as one self-contained HTML file.
 
@@ -264,7 +194,7 @@ def write_report(
     per_class : a row for each class, first column its name, then numbers.
     deviations : where the preset differs from the paper: what, paper, here, why, and perhaps `EFFECT`.
     up : the axis of the samples that points up.
-    queue_size : K, for a line at the loss of an encoder whose outputs are all alike, 4 ln(K + 1); None: no line.
+    levels : lines in the curves, as from `scdnet.viz.draw.collapse_levels`; None: no line.
 
     Returns
     -------
@@ -278,14 +208,6 @@ def write_report(
     ]  # nearest frames: a picture, not a computation
     columns = tuple(c for c in ("loss", "accuracy") if c in metrics)
     labels = {"loss": "loss (nats)", "accuracy": "contrastive accuracy (%)"}
-    levels = (
-        {
-            "loss": {"all clues alike": 4 * math.log(queue_size + 1)},
-            "accuracy": {"all clues alike": 100 / (queue_size + 1)},
-        }
-        if queue_size
-        else None
-    )
     pretrained, untrained, raw = (
         results["linear"][k]["top1"] for k in ("pretrained", "untrained", "raw")
     )
@@ -304,7 +226,7 @@ def write_report(
         (
             "What it saw",
             "Synthetic performances after preparation: centred, turned to face one way, in metres. Drag to turn.",
-            _movement(samples, skeleton, up),
+            movement(samples, skeleton, up),
         ),
         (
             "What was hidden",
