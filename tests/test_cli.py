@@ -1065,6 +1065,19 @@ def test_resume_alone_uses_the_options_of_the_run(run, store, tmp_path):
     assert_mistake(scdnet(*words), "--epochs")
 
 
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["pretrain", "--store", "nowhere", "--out", "r", "--preset", "demo"], "nowhere"),
+        (["inspect", "s"], "inspect works in one process"),
+    ],
+    ids=lambda v: v[0] if isinstance(v, list) else "",
+)
+def test_a_mistake_under_torchrun_is_one_line_too(words, said, tmp_path):
+    done = program("torchrun", "--standalone", "--nproc-per-node", "2", *words, cwd=tmp_path)
+    assert_mistake(done, said)
+
+
 def test_results_of_other_options_have_other_names(run, store, tmp_path):
     from scdnet.app.cli.main import parse
 
