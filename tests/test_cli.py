@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from commands import assert_mistake, program, scdnet, table, tree
+from small import to_official
 
 from scdnet.app.cli.evaluate import PROTOCOLS
 from scdnet.app.cli.main import COMMANDS, main, parse
@@ -25,7 +26,7 @@ from scdnet.data.layouts import KINECT20, NTU25
 from scdnet.data.mannequin.ntu_files import synthesize
 from scdnet.data.mannequin.perform import MannequinConfig
 from scdnet.data.store import SkeletonStore
-from scdnet.model.encoder import Encoder, EncoderConfig
+from scdnet.model.encoder import EncoderConfig, scd_encoder
 from scdnet.training.config import PRESETS
 from scdnet.training.moco import MomentumContrast
 from scdnet.training.run import Run
@@ -499,8 +500,8 @@ def test_evaluate(protocol, run, store, foreign, tmp_path):
     end = {
         "linear": "-epochs5",
         "knn": "",
-        "semi": "-fraction0.5-draws2-epochs1",
-        "transfer": "-epochs1-foreign",
+        "semi": "-epochs1-fraction0.5-draws2",
+        "transfer": "-epochs1-on-foreign",
         "finetune": "-epochs1",
     }
     name = f"{protocol}-xsub-demo-seed0{end[protocol]}"
@@ -517,7 +518,7 @@ def test_evaluate(protocol, run, store, foreign, tmp_path):
 
     out = tmp_path / "result.json"
     assert scdnet(*words, "--out", out, "--no-baselines").returncode == 0
-    assert json.loads(out.read_text())["baselines"] == {}
+    assert "baselines" not in json.loads(out.read_text())
     assert_mistake(scdnet(*words, "--out", out), out, "--overwrite")
 
 
@@ -587,7 +588,7 @@ def test_three_streams(run, store, tmp_path):
         and "note: the run was trained on split xsub of this store" in done.stderr
         and done.stderr.count("\n") == 1
     ), done.stderr
-    result = json.loads((run / "eval" / "linear-xview-demo-seed0-streams-epochs5.json").read_text())
+    result = json.loads((run / "eval" / "linear-xview-demo-seed0-epochs5-streams.json").read_text())
     assert set(result["streams"]) == {"joint", "bone", "motion"} and 0 <= result["top1"] <= 100
     assert_mistake(scdnet(*words, "--streams", others[0]), "motion")
 
@@ -656,13 +657,12 @@ def test_transfer_to_the_store_of_the_run_is_called_by_its_name(run, store, tmp_
 
 def test_a_recorded_name_is_the_data_set_of_a_result(run, raw, store, tmp_path):
     from scdnet.data.prepare import prepare
-    from scdnet.paper.tables import MANNEQUIN
 
     named = prepare(
-        raw, tmp_path / "store", workers=1, progress=False, dataset=MANNEQUIN
+        raw, tmp_path / "store", workers=1, progress=False, dataset="mannequin"
     )  # as `scdnet demo` does
     assert (
-        named.dataset == MANNEQUIN
+        named.dataset == "mannequin"
         and named.digest == SkeletonStore.open(store).digest
         and SkeletonStore.open(store).dataset == "store"
     )
@@ -682,7 +682,7 @@ def test_a_recorded_name_is_the_data_set_of_a_result(run, raw, store, tmp_path):
         ).returncode
         == 0
     )
-    assert json.loads((tmp_path / "knn.json").read_text())["store"]["dataset"] == MANNEQUIN
+    assert json.loads((tmp_path / "knn.json").read_text())["store"]["dataset"] == "mannequin"
 
 
 def test_inspect_tells_what_is_seldom_meant(tmp_path):
@@ -947,19 +947,22 @@ def test_import_official_refuses_another_layout(tmp_path):
 
 def test_import_official_overwrites_a_run_and_keeps_what_is_none(tmp_path, monkeypatch):
     model = MomentumContrast(
-        Encoder(
+        scd_encoder(
             EncoderConfig(frames=16, channels=8, width=16, heads=2, projection=4),
             KINECT20,
             persons=1,
         ),
         queue_size=8,
+        projection=4,
     )
-    monkeypatch.setattr("scdnet.training.official.read_checkpoint", lambda path: {})
-    monkeypatch.setattr("scdnet.training.official.import_official", lambda *_, **__: model)
+    old = to_official(model.state_dict())
+    monkeypatch.setattr("scdnet.training.official.read_checkpoint", lambda path: old)
     checkpoint, run = tmp_path / "c.npz", tmp_path / "run"
     checkpoint.write_bytes(b"")
     words = ["import-official", checkpoint, "--out", run, "--skeleton", "kinect20"]
+    words += ["--heads", 2, "--stream", "bone"]
     assert scdnet(*words).returncode == 0
+    assert Run.open(run).encoder().format.stream == "bone"  # not the joints (fault 9)
     assert_mistake(scdnet(*words), run, "--overwrite")
     (run / "eval").mkdir()  # a run's own: it goes
     assert scdnet(*words, "--overwrite").stderr == "" and tree(tmp_path) == [
@@ -1062,6 +1065,19 @@ def test_resume_alone_uses_the_options_of_the_run(run, store, tmp_path):
     assert_mistake(scdnet(*words), "--epochs")
 
 
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["pretrain", "--store", "nowhere", "--out", "r", "--preset", "demo"], "nowhere"),
+        (["inspect", "s"], "inspect works in one process"),
+    ],
+    ids=lambda v: v[0] if isinstance(v, list) else "",
+)
+def test_a_mistake_under_torchrun_is_one_line_too(words, said, tmp_path):
+    done = program("torchrun", "--standalone", "--nproc-per-node", "2", *words, cwd=tmp_path)
+    assert_mistake(done, said)
+
+
 def test_results_of_other_options_have_other_names(run, store, tmp_path):
     from scdnet.app.cli.main import parse
 
@@ -1090,7 +1106,7 @@ def test_results_of_other_options_have_other_names(run, store, tmp_path):
         "transfer": [[]],
     }
     names = [
-        parse(["evaluate", protocol, *common, *words]).name(Run.open(run), opened)
+        parse(["evaluate", protocol, *common, *words]).file(Run.open(run), opened).name
         for protocol, lists in variants.items()
         for words in lists
     ]
