@@ -70,7 +70,7 @@ class Skeleton:
         _check_once([tuple(sorted(bone)) for bone in self.bones], f"{where}: bone")
         _check_once([joint for pair in self.pairs for joint in pair], f"{where}: joint of a pair")
         _check_once([name for name, _ in self.limbs or ()], f"{where}: limb")
-        groups = [("center", (self.center,))]
+        groups: list[tuple[str, tuple[int, ...]]] = [("center", (self.center,))]
         groups += [(role, getattr(self, role) or ()) for role in ("vertical", "lateral")]
         groups += [(f"bone {i}", bone) for i, bone in enumerate(self.bones)]
         groups += [(f"pair {i}", pair) for i, pair in enumerate(self.pairs)]

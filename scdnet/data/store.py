@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal, NotRequired
+from typing import Annotated, NotRequired
 
 import numpy as np
 import pandas as pd
@@ -165,7 +165,7 @@ class StoreWriter:
         """Let go of the file; harmless after `finish`."""
         self._file.close()
 
-# %% ../../nbs/handbook/data/03_store.ipynb #fb3a3b91
+# %% ../../nbs/handbook/data/03_store.ipynb #08049648
 PUBLIC = {  # split rule -> data set, about how many clips
     "ntu60": ("NTU-60", 56578),
     "ntu120": ("NTU-120", 113945),
@@ -379,11 +379,8 @@ class SkeletonStore:
             raise InputError(
                 f"columns: {min(unknown)!r} is unknown, expected some of {', '.join(NUMBERS)}"
             )
-        rule = splits if isinstance(splits, str) else None
-        lists = {
-            str(split): tuple([str(name) for name in side] for side in sides)
-            for split, sides in ({} if rule else splits or {}).items()
-        }
+        rule, own = (splits, {}) if isinstance(splits, str) else (None, splits or {})
+        lists = {str(split): tuple(list(map(str, side)) for side in own[split]) for split in own}
         _check_splits(rule, lists, names)
         persons = max(clip.shape[1] for clip in clips)
         with new_folder(path, overwrite, holds=FILES) as folder:

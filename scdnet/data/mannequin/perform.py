@@ -292,10 +292,12 @@ def perform(
     ------
     InputError : an action, camera or replication that does not exist.
     """
-    known = {"action": (action, ACTIONS), "camera": (camera, AZIMUTH)}
-    for name, (value, all_of) in (known | {"replication": (replication, FACES)}).items():
-        if value not in all_of:
-            raise InputError(f"{name}: {value}, expected one of {', '.join(map(str, all_of))}")
+    given = {"action": action, "camera": camera, "replication": replication}
+    known = {"action": list(ACTIONS), "camera": list(AZIMUTH), "replication": list(FACES)}
+    for name, value in given.items():
+        if value not in known[name]:
+            expected = ", ".join(map(str, known[name]))
+            raise InputError(f"{name}: {value}, expected one of {expected}")
     p = draw_performance(action, subject, camera, setup, replication, seed, config.variation)
     p = replace(p, **factors)
     room = movement(p, bodies_of(p, seed, config.variation), config.variation**0.5)
