@@ -271,7 +271,7 @@ def _write(writer: StoreWriter, results: list[Result]) -> list[LeftOut]:
                 left_out.append(LeftOut(clip.name, task.label, reason, bad=True))
     return left_out
 
-
+# %% ../../nbs/handbook/data/05_prepare.ipynb #f705f6x1
 def _write_left_out(path: Path, left_out: list[LeftOut]) -> None:
     if left_out:
         with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
