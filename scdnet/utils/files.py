@@ -180,7 +180,7 @@ def _locked(file: Path, folder: str | Path) -> Iterator[None]:
         lock.acquire(timeout=1)  # workers of a process that was killed end a moment later
     except Timeout:
         raise InputError(
-            f"{folder}: process {who} is at work in it, expected nobody; wait for it, or stop it"
+            f"{folder}: process {who} is at work in it; wait for it, or stop it"
         ) from None
     try:
         with contextlib.suppress(

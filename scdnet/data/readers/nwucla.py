@@ -53,9 +53,7 @@ def read_clip(data: bytes, where: str) -> tuple[np.ndarray, int]:
         raise InputError(f"{where}: expected a JSON object with 'skeletons' and 'label'")
     label, count = content["label"], len(CLASSES)
     if type(label) is not int or not 1 <= label <= count:
-        raise InputError(
-            f"{where}: label is {str(label)[:40]}, expected a whole number from 1 to {count}"
-        )
+        raise InputError(f"{where}: label is {str(label)[:40]}, expected 1 to {count}")
     return _frames(content["skeletons"], where)[:, None], label - 1
 
 
@@ -78,7 +76,7 @@ def _frames(skeletons: object, where: str) -> np.ndarray:
         if not abs(number) < FARTHEST:  # true for NaN too
             t, joint = divmod(i // 3, joints)
             raise InputError(
-                f"{where}: frame {t}, joint {joint} holds {str(number)[:40]}, expected x, y, z in metres"
+                f"{where}: frame {t}, joint {joint}: {str(number)[:40]} is not in metres"
             )
     return np.array(numbers, np.float32).reshape(shape)
 

@@ -111,8 +111,7 @@ class _Unpickler(pickle.Unpickler):
         )
         if wanted not in self.functions:
             raise InputError(
-                f"{self.where}: this pickle asks for {wanted[:80]!r}, expected only NumPy arrays and plain containers; "
-                "nothing was called"
+                f"{self.where}: asks for {wanted[:80]!r}, expected only NumPy arrays and containers"
             )
         return self.functions[wanted]
 
