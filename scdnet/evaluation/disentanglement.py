@@ -185,8 +185,8 @@ def probe(
     if labels is not None:
         codes = without_class(codes, labels, train)
         y = y if categorical else without_class(y, labels, train)
-    groups = np.arange(len(codes)) if groups is None else groups
-    model = _chosen(codes[train], y[train], weights, groups[train])
+    held = np.arange(len(train)) if groups is None else groups[train]
+    model = _chosen(codes[train], y[train], weights, held)
     order, without = np.random.default_rng(0).permutation(len(test)), []
     for part in parts:
         exchanged = codes[test].copy()
