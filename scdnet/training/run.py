@@ -37,15 +37,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # %% ../../nbs/handbook/training/05_run.ipynb #4fafb028
-RUN_FILES = (
-    "config.json",
-    "metrics.jsonl",
-    "checkpoint",
-    "initial.safetensors",
-    "encoder.safetensors",
-    "eval",
-    "dump-step-*",
-)  # what the folder of a run may hold
+# what the folder of a run may hold
+RUN_FILES = ("config.json", "metrics.jsonl", "checkpoint", "eval", "dump-step-*", "*.safetensors")
 
 
 def describe(
