@@ -84,7 +84,7 @@ def read_metrics(path: Path) -> list[dict]:
     """Lines of a `metrics.jsonl`; none where there is no such file. InputError, naming the file, if it is damaged."""
     lines = read_bytes(path).splitlines() if path.exists() else []
     content = [parse_json(line, str(path)) for line in lines]
-    if not all(isinstance(line, dict) for line in content):
+    if not all(isinstance(line, dict) and type(line.get("epoch", 0)) is int for line in content):
         raise InputError(f"{path}: not a run's metrics, expected an object on every line")
     return content
 

@@ -112,7 +112,7 @@ class Loop:
 
     def log(self, **numbers: float) -> None:
         """Add numbers to the record of the epoch, from a callback's `on_epoch`."""
-        self.record.update(numbers)
+        self.record |= {name: float(number) for name, number in numbers.items()}
 
     def _timed_step(self) -> None:
         began = time.perf_counter()
