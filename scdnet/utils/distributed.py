@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['rank', 'world_size', 'is_first', 'launched', 'joined', 'check_device', 'share', 'gather', 'mean', 'average_gradients',
-           'once', 'SyncedBatchNorm', 'synchronise', 'speak_as_one', 'launch', 'restarted']
+           'once', 'SumOverRanks', 'SyncedBatchNorm', 'synchronise', 'speak_as_one', 'launch', 'restarted']
 
 # %% ../../nbs/handbook/utils/03_distributed.ipynb #ab98a2c8
 import contextlib
@@ -19,8 +19,8 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch.distributed.nn.functional import all_reduce
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 from torch.nn.parallel import DistributedDataParallel
 
 from .files import InputError
@@ -187,6 +187,24 @@ def once(action: Callable[[], _T]) -> _T:
     return box[0]
 
 # %% ../../nbs/handbook/utils/03_distributed.ipynb #cc0abe1b
+class SumOverRanks(torch.autograd.Function):
+    """Sum over ranks, and so is the gradient: `torch.distributed.all_reduce` has none."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor) -> Tensor:
+        return _summed(x)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, grad: Tensor) -> Tensor:
+        return _summed(grad)
+
+
+def _summed(x: Tensor) -> Tensor:
+    total = x.detach().clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(total)
+    return total
+
+
 class SyncedBatchNorm(nn.modules.batchnorm._BatchNorm):
     """Batch normalisation over the batches of all ranks, which have the same shape."""
 
@@ -198,9 +216,9 @@ class SyncedBatchNorm(nn.modules.batchnorm._BatchNorm):
         if not self.training:
             return super().forward(x)
         flat = x.to(self.weight.dtype).transpose(0, 1).flatten(1)  # (C, values)
-        mean = all_reduce(flat.mean(1)) / world_size()
+        mean = SumOverRanks.apply(flat.mean(1)) / world_size()
         centred = flat - mean[:, None]
-        var = all_reduce(centred.square().mean(1)) / world_size()
+        var = SumOverRanks.apply(centred.square().mean(1)) / world_size()
         scale = self.weight * torch.rsqrt(var + self.eps)
         with torch.no_grad():  # running statistics, as PyTorch keeps them
             self.num_batches_tracked += 1
@@ -209,7 +227,7 @@ class SyncedBatchNorm(nn.modules.batchnorm._BatchNorm):
             self.running_mean.lerp_(mean, new)
             self.running_var.lerp_(var * values / (values - 1), new)
         y = centred * scale[:, None] + self.bias[:, None]
-        return y.unflatten(1, (len(x), *x.shape[2:])).transpose(0, 1).to(x.dtype)
+        return y.unflatten(1, (len(x), *x.shape[2:])).transpose(0, 1).contiguous().to(x.dtype)
 
 
 def synchronise(module: nn.Module) -> nn.Module:
