@@ -15,8 +15,7 @@ from pydantic import Field
 from torch import nn
 
 from ..model.encoder import EncoderConfig
-from .cross_domain import Granularity, Loss, loss_pairs
-from ..utils.files import InputError
+from .cross_domain import Granularity, Loss
 from ..utils.records import Count, Positive, Seed, Share, Size, config
 from ..views.config import ViewConfig
 
