@@ -38,7 +38,7 @@ from scdnet.data.readers.ntu import read_skeleton
 from scdnet.views.masks import hide, spatial_mask, temporal_mask
 from scdnet.training.official import import_official, read_checkpoint  # noqa: F401  (nbs/33 takes a model apart and reads it back)
 from scdnet.training.pretrain import pretrain
-from scdnet.training.run import load_encoder, run_config
+from scdnet.training.run import Run, load_encoder
 from scdnet.data.layouts import KINECT20, NTU25
 from scdnet.data.skeleton import Skeleton
 from scdnet.data.store import SkeletonStore
@@ -212,7 +212,7 @@ def read_of_a_layout_is_what_was_written(tmp_path):
 def read_of_a_run_is_what_was_written(tmp_path):
     store = random_walks(tmp_path / "store", xsub=(slice(0, 16), slice(16, 32)))
     run = pretrain(store, "xsub", TINY, tmp_path / "run", progress=False)
-    assert run_config(run) == TINY
+    assert Run.open(run).config == TINY
     encoder, before = load_encoder(run), digest(run / "encoder.safetensors")
     with torch.no_grad():
         clips = evaluation_clips(
