@@ -230,8 +230,8 @@ def test_a_figure_of_clues_and_its_table_say_the_same_number():
 def test_the_line_of_collapsed_clues_is_that_of_the_loss(loss):
     made = CrossDomainLoss(loss_pairs("stg", loss))
     levels = draw.collapse_levels(made, 128)
-    assert levels["loss"]["all clues alike"] == pytest.approx(made.collapsed(128))
-    assert levels["accuracy"]["all clues alike"] == 0
+    assert levels["loss"]["equal embeddings"] == pytest.approx(made.collapsed(128))
+    assert levels["accuracy"]["equal embeddings"] == 0
     same = torch.nn.functional.normalize(torch.ones(4, 8), dim=1)
     clues = dict.fromkeys("stg", same)
     queues = dict.fromkeys("stg", same[:1].expand(128, -1))

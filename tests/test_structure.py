@@ -125,6 +125,7 @@ def test_every_module_can_be_reached_from_the_package():
     code = f"import scdnet\nfor name in {names}:\n    eval(name)\nprint('all')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.stdout == "all\n", done.stderr
+    assert all(init.read_text().count("_lazy(") for init in PACKAGE.glob("*/**/__init__.py"))
     walked = {m.name for m in pkgutil.walk_packages(scdnet.__path__, "scdnet.") if not m.ispkg}
     assert walked - {"scdnet.__main__", "scdnet._modidx"} == set(MODULES)
 

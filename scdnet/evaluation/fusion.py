@@ -72,7 +72,7 @@ def by_stream(runs: Sequence[Run | str | Path]) -> dict[str, Run]:
     first, *others = found.values()
     for run in others:
         changes = run_changes(first.path, {**run.facts, "config": asdict(run.config)})
-        free = ("config.stream ", "config.seed ")
+        free = ("--stream ", "--seed ")
         if more := [text for text in changes if not text.startswith(free)]:
             raise InputError(
                 f"{run.path}: differs from {first.path} in more than the stream: {'; '.join(more)}"

@@ -551,7 +551,7 @@ class Collapsing(Protocol):
 def collapse_levels(loss: Collapsing, queue_size: int) -> dict[str, dict[str, float]]:
     "Lines for `curve`: loss (nats) and accuracy of an encoder whose embeddings are all equal."
     values = {"loss": float(loss.collapsed(queue_size)), "accuracy": 0.0}
-    return {column: {"all clues alike": value} for column, value in values.items()}
+    return {column: {"equal embeddings": value} for column, value in values.items()}
 
 
 def curve(

@@ -12,6 +12,7 @@ from typing import Literal
 
 import tyro
 
+from ... import data, viz
 from .parsing import bars, log, refuse_existing, show
 from ...utils.records import Count, Seed, config
 
@@ -32,22 +33,11 @@ class Synthesize:
     overwrite: bool = False  # replace an existing folder
 
     def run(self) -> None:
+        common = {"seed": self.seed, "workers": self.workers, "overwrite": self.overwrite}
         if self.format == "pku":
-            from scdnet.data.mannequin.pku_files import synthesize_pku
-
-            folder = synthesize_pku(
-                self.out, self.part, self.seed, workers=self.workers, overwrite=self.overwrite
-            )
+            folder = data.mannequin.pku_files.synthesize_pku(self.out, part=self.part, **common)
         else:
-            from scdnet.data.mannequin.ntu_files import synthesize
-
-            folder = synthesize(
-                self.out,
-                self.seed,
-                workers=self.workers,
-                overwrite=self.overwrite,
-                progress=bars(),
-            )
+            folder = data.mannequin.ntu_files.synthesize(self.out, progress=bars(), **common)
         show([("files", sum(path.is_file() for path in folder.rglob("*"))), ("folder", folder)])
 
 # %% ../../../nbs/handbook/app/cli/02_data.ipynb #f47e60cd
@@ -79,8 +69,6 @@ class Prepare:
     renormalise: bool = False  # prepared formats: select bodies, centre and turn them again
 
     def run(self) -> None:
-        from scdnet.data.prepare import prepare
-
         names = "labels split_file slicing long_clips empty_clips denoise keep_missing renormalise"
         usual = {field.name: field.default for field in fields(self)}
         options = {
@@ -88,7 +76,7 @@ class Prepare:
             for name in names.split()
             if getattr(self, name) != usual[name]
         }
-        store = prepare(
+        store = data.prepare.prepare(
             self.sources,
             self.out,
             self.format,
@@ -119,22 +107,17 @@ class Inspect:
     overwrite: bool = False  # replace an existing page
 
     def run(self) -> None:
-        from scdnet.data.store import SkeletonStore
-        from scdnet.data.summary import clip_table, doubts, facts, guess_up, samples
-        from scdnet.viz.store_page import inspect_html
-
         refuse_existing(self.html, self.overwrite)
-        store = SkeletonStore.open(self.store)
-        counts = clip_table(store)
-        show(facts(store))
+        store, summary = data.store.SkeletonStore.open(self.store), data.summary
+        counts = summary.clip_table(store)
+        show(summary.facts(store))
         print()
         show([tuple(counts.columns), *counts.itertuples(index=False)])
         if self.html:
-            up = self.up
-            if up == "guess":
-                up = guess_up(list(samples(store).values()), store.skeleton)
-            print(f"\n{inspect_html(store, self.html, up=up)}")
+            bodies = list(summary.samples(store).values())
+            up = summary.guess_up(bodies, store.skeleton) if self.up == "guess" else self.up
+            print(f"\n{viz.store_page.inspect_html(store, self.html, up=up)}")
             if self.up == "guess":
                 print(f"drawn with {up} up (guessed; --up changes it)")
-        for doubt in doubts(store):
+        for doubt in summary.doubts(store):
             log.warning(doubt)

@@ -7,20 +7,21 @@ __all__ = ['PROTOCOLS', 'recorded', 'other_store', 'caveat', 'Evaluate', 'Linear
 
 # %% ../../../nbs/handbook/app/cli/04_evaluate.ipynb #6029a6eb
 import io
-import time
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from ... import data, evaluation, paper, utils
 from .parsing import bars, log, open_run, refuse_existing, show
-from ...utils.files import InputError, digest
+from ...utils.files import InputError, digest, write_bytes
 from ...utils.records import Count, Seed, Share, config
 
 if TYPE_CHECKING:
     from scdnet.data.store import SkeletonStore
     from scdnet.training.run import Run
+    from scdnet.utils.records import Result
 
 # %% ../../../nbs/handbook/app/cli/04_evaluate.ipynb #5ed82bb7
 def recorded(command: "Evaluate") -> str:
@@ -86,66 +87,57 @@ class Evaluate:
 
     protocol = "evaluate"
 
-    def score(self, run: "Run", store: "SkeletonStore", out: Path) -> dict:
-        """kind -> result. Other files are written beside `out`."""
-        from scdnet.evaluation.baselines import KINDS, all_features, judge, linear_config
+    def score(self, run: "Run", store: "SkeletonStore", out: Path) -> "Result":
+        """The result; other files are written beside `out`."""
+        values = evaluation.linear.linear_config(run, self.epochs, self.seed, self.recipe())
+        return evaluation.baselines.evaluate(
+            run, store, self.split, self.protocol, self.kinds(), values, self.device, bars()
+        )
 
-        values = linear_config(run.path, self.epochs, self.seed, self.recipe())
-        kinds = KINDS[:1] if self.no_baselines else KINDS
-        found = all_features(run.path, store, self.split, kinds, self.device, progress=bars())
-        return judge(self.protocol, found, store, self.split, values)
+    def kinds(self) -> tuple[str, ...]:
+        """What is scored: the run, and its baselines."""
+        frozen = self.protocol in ("linear", "knn")
+        kinds = evaluation.baselines.KINDS if frozen else evaluation.finetune.STARTS
+        return kinds[:1] if self.no_baselines else kinds
 
     def recipe(self) -> str | None:
         """The preset that was asked for, or None."""
         return None if self.preset == "run" else self.preset
 
-    def marks(self) -> list[str]:
-        """Parts of the result's name that tell what differs from the protocol's defaults."""
-        return []
-
-    def name(self, run: "Run", store: "SkeletonStore") -> str:
-        """Name of the result's file, from all that decides the result: two results never share a name."""
-        preset = run.preset or "paper" if self.preset == "run" else self.preset
-        parts = [self.protocol, self.split, preset, f"seed{self.seed}", *self.marks()]
-        parts += [f"epochs{self.epochs}"] if self.epochs else []
-        parts += [store.path.resolve().name] if other_store(run, store) else []
-        return "-".join(parts) + ".json"
+    def file(self, run: "Run", store: "SkeletonStore") -> Path:
+        """File of the result, named after all that decides it: two results never share a name."""
+        index, fused = getattr(self, "index", None), bool(getattr(self, "streams", ()))
+        options: dict[str, Any] = {"epochs": self.epochs, "streams": fused}
+        if index:
+            options["index"] = digest(index)[:8]
+        else:
+            options |= {name: getattr(self, name, None) for name in ("fraction", "draws")}
+        if other_store(run, store):
+            options["on-"] = store.path.resolve().name
+        preset = self.recipe() or run.preset or "paper"
+        return evaluation.metrics.result_path(
+            run.path, self.protocol, self.split, preset, self.seed, **options
+        )
 
     def run(self) -> None:
-        from scdnet.data.store import SkeletonStore
-        from scdnet.evaluation.baselines import chance
-        from scdnet.evaluation.metrics import labelled_sides
-        from scdnet.paper.tables import about_run
-        from scdnet.utils.distributed import is_first
-        from scdnet.utils.files import write_json
-        from scdnet.utils.machine import machine
-
-        run = open_run(self.run_folder)
+        run, store = open_run(self.run_folder), data.store.SkeletonStore.open(self.store)
         refuse_existing(self.out, self.overwrite)
-        start, store = time.perf_counter(), SkeletonStore.open(self.store)
-        labelled_sides(store, self.split)  # a split that cannot be scored is refused at once
-        out = self.out or run.path / "eval" / self.name(run, store)
-        results = self.score(run, store, out)
-        if not is_first():
+        evaluation.metrics.labelled_sides(
+            store, self.split
+        )  # a split that cannot be scored is refused at once
+        out = self.out or self.file(run, store)
+        result = self.score(run, store, out)
+        if not utils.distributed.is_first():
             return
-        own = results["pretrained"]
-        content = own | {
-            "baselines": {kind: results[kind] for kind in results if kind != "pretrained"},
-            "run": about_run(run.path),
-            "preset": self.recipe(),
-            "command": recorded(self),
-            "hours": (time.perf_counter() - start) / 3600,
-            "machine": machine(),
-        }
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_json(out, content)
+        preset, command = self.recipe() or "", recorded(self)
+        result = replace(result, preset=preset, command=command, machine=utils.machine.machine())
+        evaluation.metrics.with_run(result, paper.tables.about_run(run.path)).write(out)
         rows: list[tuple] = [("features", "top-1 (%)", "top-5 (%)")]
-        for kind, result in results.items():
-            spread = result.get("top1_std")
-            top1 = result["top1"] if spread is None else f"{result['top1']:.1f} ± {spread:.1f}"
-            rows.append((kind, top1, result["top5"]))
-        top5 = chance(store, self.split, 5) if own["top5"] is not None else None
-        show([*rows, ("chance", chance(store, self.split), top5)])
+        for kind, one in result.kinds.items():
+            spread = "" if one.top1_std is None else f" ± {one.top1_std:.1f}"
+            rows.append((kind, f"{one.top1:.1f}{spread}" if spread else one.top1, one.top5))
+        top5 = None if result.top5 is None else evaluation.baselines.chance(store, self.split, 5)
+        show([*rows, ("chance", evaluation.baselines.chance(store, self.split), top5)])
         if text := caveat(run, store, self.split, self.protocol):
             log.warning(text)
 
@@ -162,30 +154,25 @@ class Linear(Evaluate):
 
     protocol = "linear"
 
-    def score(self, run: "Run", store: "SkeletonStore", out: Path) -> dict:
+    def score(self, run: "Run", store: "SkeletonStore", out: Path) -> "Result":
         if not self.streams:
             return self.score_alone(run, store, out)
-        from scdnet.evaluation.fusion import evaluate_streams
-
-        return evaluate_streams(
+        return evaluation.fusion.evaluate_streams(
             self.protocol,
-            (run.path, *self.streams),
+            (run, *self.streams),
             store,
             self.split,
             self.epochs,
             self.seed,
             not self.no_baselines,
             self.device,
-            progress=bars(),
-            preset=self.recipe(),
+            bars(),
+            self.recipe(),
         )
 
-    def score_alone(self, run: "Run", store: "SkeletonStore", out: Path) -> dict:
-        """kind -> result of this run without other streams."""
+    def score_alone(self, run: "Run", store: "SkeletonStore", out: Path) -> "Result":
+        """The result of this run without other streams."""
         return Evaluate.score(self, run, store, out)
-
-    def marks(self) -> list[str]:
-        return ["streams"] if self.streams else []
 
 
 @config
@@ -207,19 +194,12 @@ class Finetune(Linear):
 
     protocol = "finetune"
 
-    def score_alone(self, run: "Run", store: "SkeletonStore", out: Path) -> dict:
-        from scdnet.evaluation.finetune import STARTS, evaluate_finetune, finetune_config
-
-        values = finetune_config(run.path, self.protocol, self.epochs, self.seed, self.recipe())
-        return evaluate_finetune(
-            run.path,
-            store,
-            self.split,
-            values,
-            self.protocol,
-            STARTS[:1] if self.no_baselines else STARTS,
-            self.device,
-            progress=bars(),
+    def score_alone(self, run: "Run", store: "SkeletonStore", out: Path) -> "Result":
+        values = evaluation.finetune.finetune_config(
+            run, self.protocol, self.epochs, self.seed, self.recipe()
+        )
+        return evaluation.finetune.evaluate_finetune(
+            run, store, self.split, values, self.protocol, self.kinds(), self.device, bars()
         )
 
 
@@ -247,42 +227,35 @@ class Semi(Evaluate):
 
     protocol = "semi"
 
-    def marks(self) -> list[str]:
-        if self.index:
-            return [f"index-{digest(self.index)[:8]}"]
-        return [f"fraction{self.fraction:g}", f"draws{self.draws}"]
-
-    def score(self, run: "Run", store: "SkeletonStore", out: Path) -> dict:
-        from scdnet.evaluation.few_labels import draw_labelled, read_draws, write_draws
-        from scdnet.evaluation.finetune import STARTS, evaluate_semi, finetune_config
-        from scdnet.utils.distributed import once
-
+    def score(self, run: "Run", store: "SkeletonStore", out: Path) -> "Result":
         run.format.check(store)
         index = out.with_suffix(".csv")
         refuse_existing(self.out and index, self.overwrite)
-        labels = {"fraction": self.fraction, "draws": self.draws}
-        values = finetune_config(run.path, "semi", self.epochs, self.seed, self.recipe(), **labels)
+        values = evaluation.finetune.finetune_config(
+            run,
+            "semi",
+            self.epochs,
+            self.seed,
+            self.recipe(),
+            fraction=self.fraction,
+            draws=self.draws,
+        )
         if self.index:
-            drawn = read_draws(self.index, store, self.split)
+            drawn = evaluation.few_labels.read_draws(self.index, store, self.split)
         else:
-            drawn = draw_labelled(store, self.split, self.fraction, self.draws, self.seed)
-        results = evaluate_semi(
-            run.path,
-            store,
-            self.split,
-            values,
-            drawn,
-            STARTS[:1] if self.no_baselines else STARTS,
-            self.device,
-            progress=bars(),
+            drawn = evaluation.few_labels.draw_labelled(
+                store, self.split, self.fraction, self.draws, self.seed
+            )
+        result = evaluation.finetune.evaluate_semi(
+            run, store, self.split, values, drawn, self.kinds(), self.device, bars()
         )
 
         def write() -> None:
             index.parent.mkdir(parents=True, exist_ok=True)
-            write_draws(index, store, drawn)
+            evaluation.few_labels.write_draws(index, store, drawn)
 
-        once(write)
-        return {kind: result | {"index": index.name} for kind, result in results.items()}
+        utils.distributed.once(write)
+        return replace(result, index=index.name)
 
 
 PROTOCOLS = {"linear": Linear, "knn": Knn, "finetune": Finetune, "semi": Semi, "transfer": Transfer}
@@ -304,18 +277,13 @@ class Embed:
     def run(self) -> None:
         import numpy as np
 
-        from scdnet.data.store import SkeletonStore
-        from scdnet.evaluation.features import features
-        from scdnet.utils.distributed import is_first
-        from scdnet.utils.files import write_bytes
-
         run = open_run(self.run_folder)
         if self.out.suffix != ".npz":
             raise InputError(f"{self.out}: expected a name that ends in .npz")
         refuse_existing(self.out, self.overwrite)
-        store = SkeletonStore.open(self.store)
-        clues = features(run.encoder(self.device), store, progress=bars())
-        if not is_first():
+        store = data.store.SkeletonStore.open(self.store)
+        clues = evaluation.features.features(run.encoder(self.device), store, progress=bars())
+        if not utils.distributed.is_first():
             return
         self.out.parent.mkdir(parents=True, exist_ok=True)
         buffer, names = io.BytesIO(), np.array(store.names)

@@ -9,6 +9,7 @@ __all__ = ['COMMANDS', 'SHARED', 'DESCRIPTION', 'choose', 'parse', 'main', 'carr
 import contextlib
 import inspect
 import io
+import logging
 import os
 import sys
 import traceback
@@ -147,7 +148,7 @@ def stopped(how: str, command: Any) -> str:
     """The message after a signal: what happened, and how the work can be continued."""
     return "; ".join(filter(None, [how, getattr(command, "after_a_stop", "")]))
 
-# %% ../../../nbs/handbook/app/cli/06_main.ipynb #0fbc4154
+# %% ../../../nbs/handbook/app/cli/06_main.ipynb #ab72a9d2
 def ranks(command: Any) -> contextlib.AbstractContextManager:
     """Where a command runs: together with the other ranks that torchrun started, if there are any.
 
@@ -173,11 +174,11 @@ def torchrun(words: Sequence[str]) -> int:
     ----------
     words : options of torchrun, then the command: `--nproc-per-node 4 pretrain --store …`.
     """
-    os.environ.setdefault("LOGLEVEL", "CRITICAL")  # of torchrun, which reads it when imported
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
 
+    logging.getLogger(SignalException.__module__).setLevel(logging.CRITICAL)
     try:
         options = parse_args(["-m", *words])
         options.training_script_args.insert(0, options.training_script)

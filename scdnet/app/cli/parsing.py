@@ -54,16 +54,12 @@ def outcome(error: Exception) -> tuple[int, str | None]:
 # %% ../../../nbs/handbook/app/cli/01_parsing.ipynb #9987c553
 @contextlib.contextmanager
 def terminable() -> Iterator[None]:
-    """Let SIGTERM raise `SystemExit(143)` inside the body. Without effect outside of the main thread."""
+    """Let SIGTERM raise `SystemExit(143)` inside the body, so that what cleans up after an error also runs then."""
 
     def stop(*_: object) -> None:
         raise SystemExit(143)
 
-    try:
-        before = signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # only the main thread may
-        yield
-        return
+    before = signal.signal(signal.SIGTERM, stop)
     try:
         yield
     finally:

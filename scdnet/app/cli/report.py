@@ -11,8 +11,9 @@ from typing import Annotated, Literal
 
 import tyro
 
+from ... import app, data, paper
 from .parsing import bars, open_run, refuse_existing, show
-from ...utils.files import InputError
+from ...utils.files import InputError, write_text
 from ...utils.records import Count, Seed, config
 
 # %% ../../../nbs/handbook/app/cli/05_report.ipynb #5aaa4522
@@ -32,24 +33,21 @@ class Results:
     overwrite: bool = False  # replace existing files
 
     def run(self) -> None:
-        from scdnet.paper.tables import collect, compare, local_results, texts
-        from scdnet.utils.files import write_text
-
         if self.collect and not self.folders:
             raise InputError("--collect: no folder is named, expected one or more with results")
         for out in filter(None, (self.csv, self.collect)):
             refuse_existing(out, self.overwrite)
             if not out.parent.is_dir():
                 raise FileNotFoundError(f"{out.parent}: no such folder")
-        rows, table = compare(local_results(self.folders)), None
+        rows, table = paper.tables.compare(paper.tables.local_results(self.folders)), None
         if self.table != "all":
             table = int(self.table)
         if self.csv:
             chosen = rows if table is None else rows[rows["table"] == self.table]
             write_text(self.csv, chosen.round(4).to_csv(index=False))
         if self.collect:
-            collect(self.folders, self.collect)
-        for i, (title, lines) in enumerate(texts(rows, table).items()):
+            paper.tables.collect(self.folders, self.collect)
+        for i, (title, lines) in enumerate(paper.tables.texts(rows, table).items()):
             print("\n" * (i > 0) + title)
             show(lines)
 
@@ -71,18 +69,15 @@ class Figures:
     overwrite: bool = False  # replace an existing folder
 
     def run(self) -> None:
-        from scdnet.data.store import SkeletonStore
-        from scdnet.paper.album import write_figures
-
         open_run(self.run_folder)
         refuse_existing(self.out, self.overwrite)
         words = ["scdnet figures --run", self.run_folder, "--store", self.store, "--out", self.out]
         words += ["--split", self.split] if self.split else []
         words += ["--also", *self.also] if self.also else []
         words += ["--svg"] if self.svg else []
-        album = write_figures(
+        album = paper.album.write_figures(
             self.run_folder,
-            SkeletonStore.open(self.store),
+            data.store.SkeletonStore.open(self.store),
             self.out,
             self.split,
             self.also,
@@ -111,11 +106,8 @@ class Demo:
     overwrite: bool = False  # replace an existing folder
 
     def run(self) -> None:
-        from scdnet.app.demo import demo
-        from scdnet.app.report import headline_table
-
         seed = f" --seed {self.seed}" if self.seed else ""
-        results = demo(
+        results = app.demo.demo(
             self.out,
             self.seed,
             self.overwrite,
@@ -123,7 +115,7 @@ class Demo:
             command=f"scdnet demo --out {self.out}{seed}",
             progress=bars(),
         )
-        table = headline_table(results)
+        table = app.report.headline_table(results)
         rows = table.astype(object).where(table.notna(), None).itertuples(index=False)
         show([tuple(table.columns), *map(tuple, rows)])
         print(f"\n{results['seconds']:.0f} seconds; {self.out / 'report.html'}")

@@ -14,8 +14,9 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from ... import data, paper, training, utils
 from .parsing import by_part, log, refuse_existing, show, talkative
-from ...utils.files import InputError
+from ...utils.files import InputError, digest, new_folder, write_json
 from ...utils.records import Count, Seed, config
 
 # %% ../../../nbs/handbook/app/cli/03_train.ipynb #924727da
@@ -41,21 +42,15 @@ class Pretrain:
     config: tyro.conf.Suppress[Any] = None  # a PretrainConfig, see parse_configured
 
     def run(self) -> None:
-        from scdnet.data.store import SkeletonStore
-        from scdnet.training.cross_domain import CrossDomainLoss, loss_pairs
-        from scdnet.training.pretrain import pretrain
-        from scdnet.training.run import Run
-        from scdnet.utils.distributed import is_first
-
-        start, store = time.perf_counter(), SkeletonStore.open(self.store)
+        start, store = time.perf_counter(), data.store.SkeletonStore.open(self.store)
         queue = self.config.queue_size
         clips = len(store.split(self.split)[0] if self.split else store)
-        if self.config.batch_size <= clips < queue and is_first():
+        if self.config.batch_size <= clips < queue and utils.distributed.is_first():
             log.warning(
                 f"the queue holds {queue} keys, more than the {clips} training clips: a query meets older "
                 "keys of its own clip as negatives; a smaller --queue-size avoids this"
             )
-        path = pretrain(
+        path = training.pretrain.pretrain(
             store,
             self.split,
             self.config,
@@ -65,10 +60,11 @@ class Pretrain:
             overwrite=self.overwrite,
             progress=talkative(),
         )
-        if not is_first():
+        if not utils.distributed.is_first():
             return
-        last = Run.open(path).metrics().iloc[-1]
-        loss = CrossDomainLoss(loss_pairs(self.config.granularity, self.config.loss))
+        last = training.run.Run.open(path).metrics().iloc[-1]
+        names, domain = training.cross_domain, self.config
+        loss = names.CrossDomainLoss(names.loss_pairs(domain.granularity, domain.loss))
         show(
             [
                 ("epochs", int(last["epoch"])),
@@ -103,27 +99,23 @@ class Ablate:
     config: tyro.conf.Suppress[Any] = None  # a PretrainConfig, see parse_configured
 
     def run(self) -> None:
-        from scdnet.data.store import SkeletonStore
-        from scdnet.paper.ablations import ablate, order_text, table_text
-        from scdnet.training.config import PRESETS
-        from scdnet.utils.distributed import is_first
-
         if self.config.seed:
             raise InputError(f"--seed is {self.config.seed}, expected none: a table takes --seeds")
-        result = ablate(
+        tables, usual = paper.ablations, training.config.PRESETS[self.preset]
+        result = tables.ablate(
             self.table,
-            SkeletonStore.open(self.store),
+            data.store.SkeletonStore.open(self.store),
             self.split,
             self.config,
             self.out,
             self.preset,
             self.seeds,
             talkative(),
-            command=self.words(set(chain(*by_part(PRESETS[self.preset])))),
+            command=self.words(set(chain(*by_part(usual)))),
         )
-        if is_first():
-            show(table_text(result))
-            print("", *order_text(result), "", self.out / f"{self.table}.json", sep="\n")
+        if utils.distributed.is_first():
+            show(tables.table_text(result))
+            print("", *tables.order_text(result), "", self.out / f"{self.table}.json", sep="\n")
 
     def words(self, usual: set[str]) -> str:
         """The command as the table records it: the store's name, and the options that are not `usual`."""
@@ -148,22 +140,21 @@ class ImportOfficial:
     overwrite: bool = False  # replace an existing run
 
     def run(self) -> None:
-        from scdnet.data.layouts import KINECT20, NTU25
-        from scdnet.training.config import PRESETS
-        from scdnet.training.official import import_official, read_checkpoint
-        from scdnet.training.run import RUN_FILES, save_encoder
-        from scdnet.utils.files import digest, new_folder, write_json
-
         refuse_existing(self.out, self.overwrite)
-        skeleton = {"ntu25": NTU25, "kinect20": KINECT20}[self.skeleton]
+        skeleton = getattr(data.layouts, self.skeleton.upper())
+        official, run = training.official, training.run
         try:
-            model = import_official(read_checkpoint(self.checkpoint), skeleton, heads=self.heads)
+            old = official.read_checkpoint(self.checkpoint)
+            model = official.import_official(old, skeleton, heads=self.heads)
         except InputError as error:
             text = str(error).removeprefix(f"{self.checkpoint}: ")
             raise InputError(f"{self.checkpoint}: {text}") from error
         encoder, queue = model.query.encoder, len(model.queues["g"].keys)
         values = replace(
-            PRESETS["paper"], encoder=encoder.config, queue_size=queue, stream=self.stream
+            training.config.PRESETS["paper"],
+            encoder=encoder.config,
+            queue_size=queue,
+            stream=self.stream,
         )
         content = {
             "preset": "paper",
@@ -175,9 +166,9 @@ class ImportOfficial:
             "store": None,
             "official": {"name": self.checkpoint.name, "digest": digest(self.checkpoint)},
         }
-        with new_folder(self.out, self.overwrite, RUN_FILES) as folder:
+        with new_folder(self.out, self.overwrite, run.RUN_FILES) as folder:
             write_json(folder / "config.json", content)
-            save_encoder(encoder, folder)
+            run.save_encoder(encoder, folder)
         sizes = f"{encoder.config.frames}, {skeleton.num_joints}, {encoder.persons}"
         show(
             [
