@@ -348,18 +348,13 @@ def test_a_judged_run(judged, store, tmp_path):
     done = scdnet("figures", "--run", judged, "--store", store.path, "--out", out, "--svg")
     assert done.returncode == 0, done.stderr
     made = {name.removesuffix(".png") for name in tree(out) if name.endswith(".png")}
-    assert {
-        "labels",
-        "confusion-linear-half",
-        "gain-linear-half",
-        "confusion-semi-50-half",
-        "gain-finetune-half",
-        "confusion-knn-half",
-    } <= made
-    assert (
-        "gain-knn-half" not in made
-        and "gain-knn-half: eval/knn-half.json holds no untrained baseline" in done.stdout
-    )
+    stems = {path.stem.split("-")[0]: path.stem for path in (judged / "eval").glob("*.json")}
+    assert set(stems) == {"linear", "finetune", "semi", "knn"}
+    wanted = {f"confusion-{stem}" for stem in stems.values()} | {"labels"}
+    assert wanted | {f"gain-{stems[p]}" for p in ("linear", "finetune", "semi")} <= made
+    knn = stems["knn"]
+    assert f"gain-{knn}" not in made
+    assert f"gain-{knn}: eval/{knn}.json holds no untrained baseline" in done.stdout
     assert {f"{name}.svg" for name in made} == {name for name in tree(out) if name.endswith(".svg")}
     page = (out / "index.html").read_text()
     assert (
