@@ -276,7 +276,7 @@ def test_mistakes_are_told_before_anything_is_run(whole, store, tmp_path, monkey
             ),
             "encoder.channels is 2",
         ),
-        (lambda: fill(store, out, replace(TINY, epochs=4)), "config.epochs (was 3, now 4)"),
+        (lambda: fill(store, out, replace(TINY, epochs=4)), "--epochs (was 3, now 4)"),
     ]
     for call, said in mistakes:
         with pytest.raises(InputError) as caught:
