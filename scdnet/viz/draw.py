@@ -4,16 +4,16 @@
 
 # %% auto #0
 __all__ = ['LEFT', 'RIGHT', 'MIDDLE', 'PALETTE', 'CLUES', 'VISIBLE', 'Picture', 'joint_colours', 'bone_colours', 'visible',
-           'scene', 'project', 'as_clip', 'limits', 'looked_at', 'spread', 'framed', 'paint', 'moments',
-           'upright_joints', 'known_body', 'rest_pose', 'pose', 'strip', 'staged', 'player_traits', 'animate',
-           'heatmap', 'without_walk', 'grid', 'masked', 'Collapsing', 'collapse_levels', 'curve', 'scatter']
+           'scene', 'project', 'as_clip', 'limits', 'looked_at', 'spread', 'framed', 'paint', 'moments', 'known_body',
+           'rest_pose', 'pose', 'strip', 'staged', 'player_traits', 'animate', 'heatmap', 'without_walk', 'grid',
+           'masked', 'collapse_levels', 'curve', 'scatter']
 
 # %% ../../nbs/handbook/viz/01_draw.ipynb #825737fd
 import base64
 import hashlib
 import io
 import json
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,6 +29,7 @@ from PIL import Image
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import shortest_path
 
+from ..data.layouts import upright_joints
 from ..data.skeleton import Skeleton, adjacency_power
 from .html import PARTS, static
 
@@ -222,18 +223,6 @@ _SIDE = {
     "eye": (0.06, 1.67),
     "ear": (0.13, 1.64),
 }
-_HIGH, _LOW = ("head", "nose", "neck"), ("foot", "ankle", "hip", "pelvis")
-
-
-def upright_joints(skeleton: Skeleton) -> tuple[int, int] | None:
-    "A low and a high joint: the ends of `vertical`, else by their names; None if neither helps."
-
-    def first(words: tuple[str, ...]) -> int | None:
-        named = (j for w in words for j, joint in enumerate(skeleton.joints) if w in joint.lower())
-        return next(named, None)
-
-    low, high = skeleton.vertical or (first(_LOW), first(_HIGH))
-    return None if low is None or high is None else (low, high)
 
 
 def known_body(skeleton: Skeleton) -> np.ndarray | None:
@@ -542,14 +531,8 @@ def masked(
     return figure
 
 # %% ../../nbs/handbook/viz/01_draw.ipynb #79bd9143
-class Collapsing(Protocol):
-    "A loss that knows its value, in nats, for embeddings that are all equal."
-
-    def collapsed(self, queue_size: int) -> float: ...
-
-
-def collapse_levels(loss: Collapsing, queue_size: int) -> dict[str, dict[str, float]]:
-    "Lines for `curve`: loss (nats) and accuracy of an encoder whose embeddings are all equal."
+def collapse_levels(loss: Any, queue_size: int) -> dict[str, dict[str, float]]:
+    "Lines for `curve`: loss (nats) and accuracy of an encoder whose embeddings are all equal; `loss` has a method `collapsed(queue_size)`."
     values = {"loss": float(loss.collapsed(queue_size)), "accuracy": 0.0}
     return {column: {"equal embeddings": value} for column, value in values.items()}
 
@@ -560,7 +543,6 @@ def curve(
     x: str = "epoch",
     levels: dict | None = None,
     labels: dict | None = None,
-    title: str = "",
 ) -> Figure:
     """Training curves, one panel for each column.
 
@@ -583,8 +565,6 @@ def curve(
             axis.annotate(name, (rows[x].max(), value), **text)
         axis.set(xlabel=x, ylabel=(labels or {}).get(column, column))
         sns.despine(ax=axis)
-    if title:
-        figure.suptitle(title)
     return figure
 
 # %% ../../nbs/handbook/viz/01_draw.ipynb #af939d16
