@@ -11,7 +11,6 @@ from torch import nn
 import scdnet.training.pretrain
 from scdnet.data.store import SkeletonStore
 from scdnet.evaluation.features import calibrate, features
-from scdnet.model.gcn import BatchNorm
 from scdnet.training.batches import Batch
 from scdnet.training.config import PRESETS
 from scdnet.training.pretrain import Trainer, pretrain
@@ -69,12 +68,11 @@ def outcome(state):
 
 
 def normalised(norm, slice_):
-    """What batch normalisation makes of seven samples, of which the last of either half stand for several; and its gradients."""
+    """Outputs and gradients of batch normalisation for a half of eight samples."""
     torch.manual_seed(0)
-    x, target = torch.randn(2, 7, 4, 5, 6, dtype=torch.double)
-    weight = torch.tensor([1, 1, 3, 1, 1, 1, 2])[slice_]
+    x, target = torch.randn(2, 8, 4, 5, 6, dtype=torch.double)
     x = (3 + x[slice_]).requires_grad_()
-    y = norm(x, (weight, len(weight) - 1))
+    y = norm(x)
     (y * target[slice_]).sum().backward()
     return {
         "y": y.detach(),
@@ -107,8 +105,8 @@ def main(folder):
             state = awake(store, stats)
             state.step()
             torch.save(outcome(state), folder / f"{stats}-{rank()}.pt")
-        norm = synchronise(nn.Sequential(BatchNorm(4).double()))[0]
-        torch.save(normalised(norm, (slice(3), slice(3, 7))[rank()]), folder / f"norm-{rank()}.pt")
+        norm = synchronise(nn.Sequential(nn.BatchNorm2d(4).double()))[0]
+        torch.save(normalised(norm, (slice(4), slice(4, 8))[rank()]), folder / f"norm-{rank()}.pt")
         torch.save(clues(store), folder / f"clues-{rank()}.pt")
         scdnet.training.pretrain.Trainer = Stopped
         with contextlib.suppress(KeyboardInterrupt):

@@ -8,6 +8,7 @@ from scdnet.data.layouts import KINECT20
 from scdnet.data.store import SkeletonStore
 from scdnet.model.encoder import EncoderConfig
 from scdnet.training.config import PRESETS
+from scdnet.training.official import official_names
 
 TINY = replace(
     PRESETS["demo"],
@@ -40,3 +41,16 @@ def random_walks(path, **splits):
         names=names,
         splits={split: (names[train], names[test]) for split, (train, test) in splits.items()},
     )
+
+
+def to_official(state):
+    """A state dict of `MomentumContrast` under the names of the published code, the reverse of `import_official`."""
+    old = {}
+    for name, value in state.items():
+        names = official_names(name)
+        if name.endswith(("narrow.weight", "wide.weight", "keys")):
+            value = value.mT
+        pieces = value.chunk(len(names)) if value.dim() else [value] * len(names)
+        for n, piece in zip(names, pieces, strict=True):
+            old[n] = (piece.reshape(1) if n.endswith("ptr") else piece).clone().contiguous()
+    return old

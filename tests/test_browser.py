@@ -204,7 +204,7 @@ def book(lab, chromium):
 
 
 PLAYER = """from scdnet.viz.player import SkeletonPlayer
-from scdnet.data.skeleton import NTU25
+from scdnet.data.layouts import NTU25
 from scdnet.data.mannequin.perform import sample_clip
 player = SkeletonPlayer([sample_clip(23), sample_clip(58)], NTU25, titles=["waving", "shaking hands"], azimuth=30)
 player"""
@@ -316,7 +316,7 @@ def test_the_masks_follow_a_slider_and_a_click(book):
     b.answered(shown)
     assert b.python("print(explorer.draw, explorer.chosen)") == "4 []"
     code = b.page.locator("[data-pictures] pre").text_content()
-    setup = "from scdnet.views.masks import *; from scdnet.data.skeleton import NTU25; from torch import Generator"
+    setup = "from scdnet.views.masks import *; from scdnet.data.layouts import NTU25; from torch import Generator"
     assert (
         b.python(
             f"{setup}\nspatial, temporal = map(eval, {code!r}.splitlines())\nprint((spatial[0].numpy() == explorer.masks()[0]).all())"
@@ -464,7 +464,9 @@ SCROLL = """async mime => {                                  // to the first out
 VIEW = "application/vnd.jupyter.widget-view+json"
 
 
-@pytest.mark.parametrize("name", ["20_masking", "69_player", "69_widgets"])
+@pytest.mark.parametrize(
+    "name", ["book/03_masks", "handbook/viz/03_player", "handbook/viz/04_explorers"]
+)
 def test_a_notebook_from_top_to_bottom(book, name):
     b = book(ROOT / "nbs" / f"{name}.ipynb")
     assert b.page.evaluate(SCROLL, "image/png") and not b.page.evaluate(
@@ -474,4 +476,4 @@ def test_a_notebook_from_top_to_bottom(book, name):
     assert b.run() == []
     assert b.page.evaluate(SCROLL, VIEW)
     b.page.locator(".scdnet canvas").first.wait_for()
-    b.picture(name)
+    b.picture(name.replace("/", "_"))

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from commands import assert_mistake, program, scdnet, table, tree
+from small import to_official
 
 from scdnet.app.cli.evaluate import PROTOCOLS
 from scdnet.app.cli.main import COMMANDS, main, parse
@@ -25,7 +26,7 @@ from scdnet.data.layouts import KINECT20, NTU25
 from scdnet.data.mannequin.ntu_files import synthesize
 from scdnet.data.mannequin.perform import MannequinConfig
 from scdnet.data.store import SkeletonStore
-from scdnet.model.encoder import Encoder, EncoderConfig
+from scdnet.model.encoder import EncoderConfig, scd_encoder
 from scdnet.training.config import PRESETS
 from scdnet.training.moco import MomentumContrast
 from scdnet.training.run import Run
@@ -946,19 +947,22 @@ def test_import_official_refuses_another_layout(tmp_path):
 
 def test_import_official_overwrites_a_run_and_keeps_what_is_none(tmp_path, monkeypatch):
     model = MomentumContrast(
-        Encoder(
+        scd_encoder(
             EncoderConfig(frames=16, channels=8, width=16, heads=2, projection=4),
             KINECT20,
             persons=1,
         ),
         queue_size=8,
+        projection=4,
     )
-    monkeypatch.setattr("scdnet.training.official.read_checkpoint", lambda path: {})
-    monkeypatch.setattr("scdnet.training.official.import_official", lambda *_, **__: model)
+    old = to_official(model.state_dict())
+    monkeypatch.setattr("scdnet.training.official.read_checkpoint", lambda path: old)
     checkpoint, run = tmp_path / "c.npz", tmp_path / "run"
     checkpoint.write_bytes(b"")
     words = ["import-official", checkpoint, "--out", run, "--skeleton", "kinect20"]
+    words += ["--heads", 2, "--stream", "bone"]
     assert scdnet(*words).returncode == 0
+    assert Run.open(run).encoder().format.stream == "bone"  # not the joints (fault 9)
     assert_mistake(scdnet(*words), run, "--overwrite")
     (run / "eval").mkdir()  # a run's own: it goes
     assert scdnet(*words, "--overwrite").stderr == "" and tree(tmp_path) == [

@@ -2,10 +2,10 @@
 
 import json
 import shutil
-from dataclasses import asdict
 from importlib.metadata import version
 from itertools import combinations
 
+import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
@@ -17,6 +17,8 @@ from small import TINY, random_walks
 from scdnet.paper.album import encoded
 from scdnet.paper.figures import (
     METHODS,
+    clue_figure,
+    clue_table,
     confusion_figure,
     figure1,
     gain_figure,
@@ -27,12 +29,18 @@ from scdnet.paper.figures import (
     radar,
     short,
 )
-from scdnet.utils.files import shipped
-from scdnet.evaluation.metrics import class_by_class
-from scdnet.training.pretrain import pretrain
-from scdnet.utils.records import Result
-from scdnet.data.layouts import KINECT20
+from scdnet.data.layouts import NTU25
+from scdnet.data.mannequin.perform import sample_clip
 from scdnet.data.store import SkeletonStore
+from scdnet.evaluation.embedding import PairClues
+from scdnet.evaluation.metrics import class_by_class
+from scdnet.paper.tables import table_of
+from scdnet.training.cross_domain import CrossDomainLoss, loss_pairs
+from scdnet.training.pretrain import pretrain
+from scdnet.utils.files import shipped
+from scdnet.utils.records import Result
+from scdnet.viz import draw
+from scdnet.viz.explorers import MaskExplorer
 
 ACTIONS = pd.read_csv(shipped("class_names.csv")).query("dataset == 'ntu'")["name"].tolist()
 
@@ -145,10 +153,10 @@ def test_names_beside_gains_do_not_touch(classes):
         [],
         [
             Result(
-                "knn",
-                "NTU-60",
-                "xsub",
-                12.0,
+                protocol="knn",
+                dataset="NTU-60",
+                split="xsub",
+                top1=12.0,
                 recipe="demo --epochs 110 --batch-size 32 --encoder.width 256",
             )
         ],
@@ -156,7 +164,7 @@ def test_names_beside_gains_do_not_touch(classes):
     ids=["paper", "ours"],
 )
 def test_names_of_tasks_do_not_touch(results):
-    figure = figure1(pd.DataFrame([asdict(result) | {"file": ""} for result in results]))
+    figure = figure1(table_of(("", result) for result in results))
     axis = figure.axes[0]
     assert not touching(
         [*axis.texts, *axis.get_yticklabels(), *figure.legends[0].get_texts()], figure
@@ -171,6 +179,99 @@ def test_a_radar_of_zeros_and_of_hundreds():
     assert (
         radar(pd.DataFrame({"a": [100.0, 100, 100]}, index=list("xyz"))).axes[0].get_ylim()[0] < 100
     )
+
+
+@pytest.mark.parametrize("columns", [2, 6, 20])
+def test_a_radar_draws_every_column_in_a_colour_of_its_own(columns):
+    tasks = pd.DataFrame({f"recipe {i}": [50.0, 60, 70] for i in range(columns)}, index=list("xyz"))
+    lines = radar(tasks).axes[0].lines
+    assert len(lines) == columns == len({str(line.get_color()) for line in lines})
+
+
+def clues_of(*names):
+    """Made-up maps of pairs of classes, whose points fill their panels."""
+    rng, pairs = np.random.default_rng(0), []
+    for i in range(0, len(names), 2):
+        labels = np.repeat([i, i + 1], 40)
+        maps = rng.uniform(size=(2, 80, 2))
+        pairs.append(PairClues((i, i + 1), labels, *maps, (0.1, 0.2), (57.5, 42.5)))
+    return pairs
+
+
+def test_the_names_of_a_figure_of_clues_stay_inside_and_cover_no_point():
+    names = [
+        *ACTIONS[39:43],
+        "put something inside a pocket or take it out",
+        "playing with a phone",
+    ]
+    pairs = clues_of(*names)
+    figure = clue_figure(pairs, names)
+    legends = [axis.get_legend() for axis in figure.axes if axis.get_legend()]
+    FigureCanvasAgg(figure).draw()
+    assert len(legends) == len(pairs)
+    for axis in figure.axes:
+        for text in (axis.title, axis.xaxis.label, axis.yaxis.label):
+            box = text.get_window_extent()
+            assert not text.get_text() or (box.x0 >= 0 and box.x1 <= figure.bbox.width + 1)
+        if legend := axis.get_legend():
+            box = legend.get_window_extent()
+            assert box.x0 >= 0 and box.x1 <= figure.bbox.width + 1
+            assert box.y0 >= axis.get_window_extent().y1 - 1  # above the panel
+
+
+def test_a_figure_of_clues_and_its_table_say_the_same_number():
+    pairs = clues_of("a", "b")
+    said = [axis.get_xlabel().split(" %")[0] for axis in clue_figure(pairs, ["a", "b"]).axes]
+    table = clue_table(pairs, ["a", "b"]).filter(like="neighbours").iloc[0]
+    assert said == [f"{value:.1f}" for value in table] == ["57.5", "42.5"]
+
+
+@pytest.mark.parametrize("loss", ["interactive", "both"])
+def test_the_line_of_collapsed_clues_is_that_of_the_loss(loss):
+    made = CrossDomainLoss(loss_pairs("stg", loss))
+    levels = draw.collapse_levels(made, 128)
+    assert levels["loss"]["all clues alike"] == pytest.approx(made.collapsed(128))
+    assert levels["accuracy"]["all clues alike"] == 0
+    same = torch.nn.functional.normalize(torch.ones(4, 8), dim=1)
+    clues = dict.fromkeys("stg", same)
+    queues = dict.fromkeys("stg", same[:1].expand(128, -1))
+    found = made(clues, clues, queues)
+    assert float(found.loss) == pytest.approx(made.collapsed(128), rel=1e-4)
+    metrics = pd.DataFrame({"epoch": [1, 2], "loss": [30.0, 20], "accuracy": [0.0, 50]})
+    axes = draw.curve(metrics, ("loss", "accuracy"), levels=levels).axes
+    assert axes[0].lines[-1].get_ydata()[0] == pytest.approx(made.collapsed(128))
+
+
+def sides(figure):
+    """Mean place across of the left and of the right joints that are drawn in the first panel."""
+    found = {draw.LEFT: [], draw.RIGHT: []}
+    for dots in figure.axes[0].collections:
+        for (x, _), colour in zip(np.ma.getdata(dots.get_offsets()), dots.get_edgecolors()):
+            for side, places in found.items():
+                if np.allclose(colour[:3], matplotlib.colors.to_rgb(side)):
+                    places.append(x)
+    return np.mean(found[draw.LEFT]), np.mean(found[draw.RIGHT])
+
+
+def test_every_picture_has_the_left_side_on_the_left():
+    clip = sample_clip(6, clean=True)
+    for figure in (draw.pose(NTU25), draw.pose(NTU25, clip[0]), draw.masked(clip, NTU25, frames=1)):
+        left, right = sides(figure)
+        assert left < right
+
+
+def test_joints_that_are_hidden_at_random_are_named():
+    elbow = NTU25.index("left elbow")
+    explorer = MaskExplorer(k=8, chosen=[elbow])
+    spatial, _ = explorer.masks()
+    chance = draw.without_walk(NTU25, spatial, [elbow], explorer.n)
+    names = [joint for joint, at_random in zip(NTU25.joints, chance) if at_random]
+    assert len(names) == 3 and ", ".join(names) in explorer.shown["text"].split("at random")[1]
+    figure = draw.masked(sample_clip(6), NTU25, spatial, seeds=(elbow,), n=2)
+    said = [text.get_text() for text in figure.axes[1].get_yticklabels()]
+    assert [text.removesuffix(" (at random)") for text in said if "random" in text] == names
+    explorer.k = 5
+    assert "at random" not in explorer.shown["text"]
 
 
 def test_nothing_confused():
@@ -203,14 +304,7 @@ def test_short_names(name, said):
 
 
 def test_the_curve_of_labels_survives_a_single_draw():
-    result = {
-        "protocol": "semi",
-        "split": "xsub",
-        "top1": 50.0,
-        "top1_std": None,
-        "fraction": 0.1,
-        "store": {"name": "mine"},
-    }
+    result = Result(protocol="semi", split="xsub", top1=50.0, fraction=0.1, dataset="mine")
     rows = label_rows([result])
     assert (
         rows[["line", "share", "top1"]].to_numpy().tolist() == [["pretrained", 10, 50]]
@@ -318,7 +412,8 @@ def test_results_of_another_store_are_not_drawn(judged, store, tmp_path):
         "[]",
         "{}",
         '{"protocol": "linear"}',
-        '{"protocol": "semi", "split": "half", "top1": 1, "store": {"name": "x", "digest": "y"}}',
+        '{"protocol": "semi", "top1": 1, "store": {"name": "x", "digest": "y"}}',
+        '{"protocol": "semi", "split": "half", "top1": "1", "store": {"name": "x", "digest": "y"}}',
     ],
 )
 def test_a_file_that_is_no_result(content, bare, store, tmp_path):
@@ -336,9 +431,9 @@ def test_mistakes(bare, store, tmp_path):
     out = tmp_path / "out"
     other = SkeletonStore.from_arrays(
         tmp_path / "wide",
-        [np.ones((20, 2, 20, 3), np.float32)] * 4,
+        [np.ones((20, 1, 25, 3), np.float32)] * 4,
         [0, 1] * 2,
-        KINECT20,
+        NTU25,
         names=list("abcd"),
         splits={"half": (["a", "b"], ["c", "d"])},
     )
@@ -354,7 +449,7 @@ def test_mistakes(bare, store, tmp_path):
     assert_mistake(
         scdnet("figures", "--run", bare, "--store", other.path, "--out", out),
         other.path,
-        "2 persons",
+        "25 joints",
     )
     assert_mistake(
         scdnet(

@@ -261,7 +261,7 @@ BAD_VIDEO = {
     "three bodies": (line(7, words(lambda w: w + w[75:])), ["line 7: 225 values"]),
     "a blank line": (line(7, lambda _: b""), ["line 7: 0 values"]),
     "a frame count in front": (lambda d: b"500\n" + d, ["line 1: 1 values"]),
-    "UTF-16": (lambda d: d.decode().encode("utf-16"), ["line 1"]),
+    "UTF-16": (lambda d: d.decode().encode("utf-16"), ["line 432"]),
     "binary": (b"\x00\xff\xfe\x93NUMPY" * 9, ["line 1"]),
 }
 BAD_LABELS = {

@@ -11,7 +11,8 @@ from small import TINY, random_walks
 
 from scdnet.utils.files import digest
 from scdnet.evaluation.finetune import FinetuneConfig, evaluate_finetune
-from scdnet.evaluation.baselines import all_features, judge, linear_config
+from scdnet.evaluation.baselines import evaluate
+from scdnet.evaluation.linear import linear_config
 from scdnet.evaluation.features import features
 from scdnet.training.batches import Batches
 from scdnet.training.pretrain import Trainer, pretrain
@@ -113,18 +114,13 @@ def test_a_run_and_its_protocols(store, tmp_path):
     for clue in found["cpu"]:
         torch.testing.assert_close(found["cpu"][clue], found["cuda"][clue], rtol=1e-3, atol=1e-4)
     for protocol in ("linear", "knn"):
-        judged = judge(
-            protocol,
-            all_features(run, store, "half", device="cuda"),
-            store,
-            "half",
-            linear_config(run, 2),
-        )
-        assert {*judged} == {"pretrained", "untrained", "raw"}
+        config = linear_config(run, 2)
+        result = evaluate(run, store, "half", protocol, config=config, device="cuda")
+        assert {*result.kinds} == {"pretrained", "untrained", "raw"}
     fitted = evaluate_finetune(
         run, store, "half", FinetuneConfig(epochs=2, batch_size=8), device="cuda"
     )
-    assert all(0 <= result["top1"] <= 100 for result in fitted.values())
+    assert all(0 <= result.top1 <= 100 for result in fitted.kinds.values())
 
 
 def test_a_run_that_was_stopped_goes_on_bit_for_bit(store, tmp_path):

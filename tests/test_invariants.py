@@ -19,7 +19,7 @@ from scdnet.paper.ablations import TABLE8
 from scdnet.views.config import ClipFormat, ViewConfig, evaluation_clips, random_crops, view_chain
 from scdnet.views.transforms import Flip, Rotate, center_crop, crop, resize, to_stream
 from scdnet.training.loss import Queue, info_nce
-from scdnet.model.encoder import Encoder, EncoderConfig
+from scdnet.model.encoder import EncoderConfig, scd_encoder
 from scdnet.utils.files import digest, parse_json, read_json, write_json
 from scdnet.evaluation.few_labels import read_draws, write_draws
 from scdnet.data.readers import pku
@@ -152,7 +152,7 @@ def read_of_arrays_pickles_and_json_is_what_was_written(tmp_path):
         back = load_pickle(Entry(str(tmp_path / "a.pkl")))["a"]
         for found in (read_npy((tmp_path / "a.npy").read_bytes(), ""), back[0]):
             assert (
-                found.dtype == array.dtype and found.shape == array.shape and (found == array).all()
+                (found.dtype == array.dtype or not array.size) and found.shape == array.shape and (found == array).all()
             )
         assert back[1] == ("é", 3, None, 1.5, b"\xff")
 
@@ -467,7 +467,7 @@ def info_nce_falls_when_a_positive_nears(tmp_path):
 
 def encoders_do_not_mind_the_order_of_the_batch(tmp_path):
     made = [
-        Encoder(
+        scd_encoder(
             EncoderConfig(frames=8, channels=8, width=8, heads=2, **change), KINECT20, persons=2
         ).eval()
         for change in (

@@ -125,7 +125,7 @@ def test_killed_at_any_moment_a_store_is_whole_or_not_there(small, tmp_path):
     shutil.rmtree(out, ignore_errors=True)
     assert begin(small, out)[0].wait() == 0  # what the kills have left does not disturb
     assert SkeletonStore.open(out, check_digest=True).digest == digest
-    assert all(path == out or path.match(".store.*.partial") for path in tmp_path.iterdir())
+    assert os.listdir(tmp_path) == ["store"]
 
 
 def die_at_rename(number, before, *arguments, **options):
@@ -173,7 +173,7 @@ def test_killed_at_a_rename(overwrite, number, before, clips, tmp_path):
     child.join()
     assert child.exitcode == -signal.SIGKILL
     assert clips == (len(SkeletonStore.open(out, check_digest=True)) if out.exists() else None)
-    found = {len(SkeletonStore.open(path, check_digest=True)) for path in tmp_path.glob("*store*")}
+    found = {len(SkeletonStore.open(path, check_digest=True)) for path in tmp_path.glob("*store*") if path.is_dir()}
     assert found == ({2, 3} if overwrite else {3})
     assert len(prepare(new, out, overwrite=True, progress=False)) == 3
 

@@ -131,7 +131,7 @@ def test_masks_that_do_not_fit_are_refused():
 
 @pytest.mark.parametrize("start, length", [(-1, 5), (0, 0), (96, 5), (0, 101)])
 def test_resize_refuses_stretches_outside_the_frames(start, length):
-    with pytest.raises(InputError, match="expected at least 1 frame within the 100"):
+    with pytest.raises(InputError, match="leaves the 100 frames"):
         resize(torch.zeros(100, 1, 25, 3), torch.tensor([0, start]), torch.tensor([5, length]), 8)
 
 

@@ -11,10 +11,10 @@ import pandas as pd
 import tyro
 
 from scdnet.app.cli.parsing import show
+from scdnet.data.store import SkeletonStore
 from scdnet.evaluation.embedding import unit
 from scdnet.evaluation.features import features
 from scdnet.training.run import load_encoder
-from scdnet.data.store import SkeletonStore
 
 
 @dataclass(frozen=True)

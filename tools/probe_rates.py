@@ -12,13 +12,13 @@ import torch
 import tyro
 
 from scdnet.app.cli.parsing import show
-from scdnet.utils.files import InputError
+from scdnet.data.store import SkeletonStore
 from scdnet.evaluation.baselines import all_features
 from scdnet.evaluation.features import joined
-from scdnet.evaluation.linear import PRESETS, hold_outs, probe_rates
+from scdnet.evaluation.linear import PRESETS, fit_probes, hold_outs
 from scdnet.evaluation.metrics import labelled_sides
-from scdnet.training.run import run_config
-from scdnet.data.store import SkeletonStore
+from scdnet.training.run import Run
+from scdnet.utils.files import InputError
 
 
 @dataclass(frozen=True)
@@ -35,44 +35,35 @@ def curves(
     x: torch.Tensor, store: SkeletonStore, split: str, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean top-1 (%) on the held-out parts and top-1 on the test side, one for each of the preset's rates; features (len(store), D)."""
-    train, test = labelled_sides(store, split)
+    train, test = map(torch.from_numpy, labelled_sides(store, split))
     config, labels = replace(PRESETS["demo"], seed=seed), torch.from_numpy(store.labels)
     subjects = store.clips["subject"].to_numpy()[train] if "subject" in store.clips else None
-    held = [
-        torch.from_numpy(h) for h in hold_outs(store.labels[train], subjects, config.folds, seed)
-    ]
-    found = lambda a, b: probe_rates(
-        x[a], labels[a], x[b], labels[b], len(store.classes), config, config.rates
-    )
-    train, test = torch.from_numpy(train), torch.from_numpy(test)
-    return np.mean([found(train[~h], train[h]) for h in held], 0), np.array(found(train, test))
+    held = hold_outs(store.labels[train], subjects, config.folds, seed)
+
+    def top1(a: torch.Tensor, b: torch.Tensor) -> list[float]:
+        sides = x[a], labels[a], x[b], labels[b]
+        probes = fit_probes(*sides, len(store.classes), config, config.rates)
+        return [probe.test_top1[-1] for probe in probes]
+
+    inside = [top1(train[~part], train[part]) for part in map(torch.from_numpy, held)]
+    return np.mean(inside, 0), np.array(top1(train, test))
+
+
+def of_place(place: Path, store: SkeletonStore, split: str) -> tuple[dict[str, torch.Tensor], int]:
+    """kind -> features of all clips, of a run or in a file of `scdnet embed`; and the run's seed."""
+    if place.is_dir():
+        return all_features(place, store, split, device="cpu"), Run.open(place).config.seed
+    with np.load(place) as clues:
+        if list(clues["name"]) != store.names:
+            raise InputError(f"{place}: not the clues of all clips of {store.path}, in their order")
+        found = {clue: torch.from_numpy(clues[clue]).float() for clue in ("spatial", "temporal")}
+    return {"pretrained": joined(found)}, 0
 
 
 def main(chosen: ProbeRates) -> None:
     store, rows = SkeletonStore.open(chosen.store), []
     for place in chosen.places:
-        if place.is_dir():
-            kinds, seed = (
-                all_features(place, store, chosen.split, device="cpu"),
-                run_config(place).seed,
-            )
-        else:
-            with np.load(place) as clues:
-                if list(clues["name"]) != store.names:
-                    raise InputError(
-                        f"{place}: not the clues of all clips of {chosen.store}, in their order"
-                    )
-                kinds, seed = (
-                    {
-                        "pretrained": joined(
-                            {
-                                clue: torch.from_numpy(clues[clue]).float()
-                                for clue in ("spatial", "temporal")
-                            }
-                        )
-                    },
-                    0,
-                )
+        kinds, seed = of_place(place, store, chosen.split)
         for kind, x in kinds.items():
             for rate, held, test in zip(
                 PRESETS["demo"].rates, *curves(x, store, chosen.split, seed), strict=True

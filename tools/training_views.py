@@ -11,13 +11,13 @@ import torch
 import tyro
 
 from scdnet.app.cli.parsing import show
-from scdnet.utils.files import InputError
-from scdnet.evaluation.knn import nearest
-from scdnet.evaluation.features import features, joined
-from scdnet.evaluation.linear import PRESETS, choose_rate, fit_probe, hold_outs
-from scdnet.evaluation.metrics import accuracy
-from scdnet.training.run import load_encoder, run_config
 from scdnet.data.store import SkeletonStore
+from scdnet.evaluation.features import features, joined
+from scdnet.evaluation.knn import nearest
+from scdnet.evaluation.linear import PRESETS, choose_rate, fit_probes, hold_outs
+from scdnet.evaluation.metrics import accuracy
+from scdnet.training.run import load_encoder
+from scdnet.utils.files import InputError
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,8 @@ def across_views(
             classes,
             config,
         )
-        probe = fit_probe(x[here], y[here], x[~here], y[~here], classes, config, rate)
+        sides = x[here], y[here], x[~here], y[~here]
+        (probe,) = fit_probes(*sides, classes, config, [rate])
         neighbours = y[here][nearest(x[~here], x[here])]
         found.append(
             (
@@ -62,7 +63,7 @@ def main(chosen: TrainingViews) -> None:
         )
     rows = []
     for run in chosen.runs:
-        x = joined(features(load_encoder(run), store, train, run_config(run).stream))
+        x = joined(features(load_encoder(run), store, train))
         found = across_views(x, y, clips["camera"].to_numpy(), clips["subject"].to_numpy())
         rows.append(
             (

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NTU60_SUBJECTS', 'NTU120_SUBJECTS', 'PKU1_TEST_VIDEOS', 'PKU2_TEST_SUBJECTS', 'Rule', 'RULES', 'train_side',
-           'ntu_version', 'ntu_split']
+           'ntu_version']
 
 # %% ../../nbs/handbook/data/02_splits.ipynb #23c91632
 from collections.abc import Callable, Iterable
@@ -16,41 +16,9 @@ from ..utils.files import InputError
 
 # %% ../../nbs/handbook/data/02_splits.ipynb #7cc67b9b
 NTU60_SUBJECTS = (1, 2, 4, 5, 8, 9, 13, 14, 15, 16, 17, 18, 19, 25, 27, 28, 31, 34, 35, 38)
-NTU120_SUBJECTS = NTU60_SUBJECTS + (
-    45,
-    46,
-    47,
-    49,
-    50,
-    52,
-    53,
-    54,
-    55,
-    56,
-    57,
-    58,
-    59,
-    70,
-    74,
-    78,
-    80,
-    81,
-    82,
-    83,
-    84,
-    85,
-    86,
-    89,
-    91,
-    92,
-    93,
-    94,
-    95,
-    97,
-    98,
-    100,
-    103,
-)
+_FURTHER = """45 46 47 49 50 52 53 54 55 56 57 58 59 70 74 78
+    80 81 82 83 84 85 86 89 91 92 93 94 95 97 98 100 103"""
+NTU120_SUBJECTS = NTU60_SUBJECTS + tuple(map(int, _FURTHER.split()))
 
 # %% ../../nbs/handbook/data/02_splits.ipynb #cc7c77d9
 PKU1_TEST_VIDEOS = tuple(range(291, 335))
@@ -60,32 +28,31 @@ PKU2_TEST_SUBJECTS = (2, 3, 7)
 Rule = Callable[[pd.DataFrame], pd.Series]
 
 
+def _among(column: str, numbers: Iterable[int], train: bool = True) -> Rule:
+    """The clips whose `column` is among the numbers are on the training side, or (`train=False`) on the test side."""
+    return lambda clips: clips[column].isin(numbers) == train
+
+
 def _ntu_rules(subjects: tuple[int, ...]) -> dict[str, Rule]:
     return {
-        "xsub": lambda clips: clips["subject"].isin(subjects),
-        "xview": lambda clips: clips["camera"].isin((2, 3)),
-        "xset": lambda clips: clips["setup"] % 2 == 0,
+        "xsub": _among("subject", subjects),
+        "xview": _among("camera", (2, 3)),
+        "xset": _among("setup", range(0, 1000, 2)),
     }
-
-
-def _right_and_middle(clips: pd.DataFrame) -> pd.Series:
-    return clips["camera"].isin((2, 3))
 
 
 RULES: dict[str, dict[str, Rule]] = {
     "ntu60": _ntu_rules(NTU60_SUBJECTS),
     "ntu120": _ntu_rules(NTU120_SUBJECTS),
     "pku1": {
-        "xsub": lambda clips: ~clips["setup"].isin(PKU1_TEST_VIDEOS),
-        "xview": _right_and_middle,
+        "xsub": _among("setup", PKU1_TEST_VIDEOS, train=False),
+        "xview": _among("camera", (2, 3)),
     },
     "pku2": {
-        "xsub": lambda clips: ~clips["subject"].isin(PKU2_TEST_SUBJECTS),
-        "xview": _right_and_middle,
+        "xsub": _among("subject", PKU2_TEST_SUBJECTS, train=False),
+        "xview": _among("camera", (2, 3)),
     },
-    "nwucla": {
-        "xview": lambda clips: clips["camera"].isin((1, 2))
-    },  # views 1 and 2 train, view 3 tests
+    "nwucla": {"xview": _among("camera", (1, 2))},
 }
 
 # %% ../../nbs/handbook/data/02_splits.ipynb #bdc5fe32
@@ -122,8 +89,3 @@ def train_side(clips: pd.DataFrame, rules: str, split: str) -> np.ndarray:
 def ntu_version(actions: Iterable[int], setups: Iterable[int]) -> str:
     """The rule set `ntu120` if any action is above 60 or any setup above 17, else `ntu60`."""
     return "ntu120" if max(actions, default=0) > 60 or max(setups, default=0) > 17 else "ntu60"
-
-# %% ../../nbs/handbook/data/02_splits.ipynb #99e76c40
-def ntu_split(clips: pd.DataFrame, split: str) -> np.ndarray:
-    """`train_side` for a table of NTU clips with the columns of `clips.csv`; the version is chosen by what is there."""
-    return train_side(clips, ntu_version(clips["label"] + 1, clips["setup"]), split)

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from .layouts import upright_joints
 from .skeleton import Skeleton
-from .store import NO_SPLIT, SkeletonStore
-from ..viz import draw
+from .store import NO_SPLIT, SkeletonStore, unused_class
 
 # %% ../../nbs/handbook/data/06_summary.ipynb #9bfbdf7d
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def missing_joints(store: SkeletonStore, most: int = 1000, seed: int = 0) -> Mis
         Clips to look at, drawn without replacement where there are more.
     """
     chosen = _some(store, most, seed)
-    there, gone = (np.zeros((store.persons, store.skeleton.num_joints), np.int64) for _ in range(2))
+    there, gone = np.zeros((2, store.persons, store.skeleton.num_joints), np.int64)
     for i in chosen:
         seen = store[i].any(axis=3)  # (T, M, V)
         person = seen.any(axis=2, keepdims=True)  # (T, M, 1)
@@ -66,15 +66,11 @@ def clip_table(store: SkeletonStore) -> pd.DataFrame:
     def count(labels: np.ndarray) -> np.ndarray:
         return np.bincount(labels, minlength=len(store.classes))
 
-    columns = {
-        "label": range(len(store.classes)),
-        "class": store.classes,
-        "clips": count(store.labels),
-    }
+    rows = pd.DataFrame({"label": range(len(store.classes)), "class": store.classes})
+    rows["clips"] = count(store.labels)
     for name in store.splits:
-        for side, indices in zip(("train", "test"), store.split(name)):
-            columns[f"{name} {side}"] = count(store.labels[indices])
-    rows = pd.DataFrame(columns)
+        for side, indices in zip(("train", "test"), store.split(name), strict=True):
+            rows[f"{name} {side}"] = count(store.labels[indices])
     return rows[rows["clips"] > 0].reset_index(drop=True)
 
 # %% ../../nbs/handbook/data/06_summary.ipynb #d42ac753
@@ -94,91 +90,72 @@ def facts(store: SkeletonStore, missing: Missing | None = None) -> list[tuple[st
         From `missing_joints`; None: computed here.
     """
     missing = missing or missing_joints(store)
-    lengths, persons, layout = (
-        store.lengths,
-        store.clips["persons"].value_counts().sort_index(),
-        store.skeleton,
-    )
+    lengths, layout = store.lengths, store.skeleton
     size = sum(file.stat().st_size for file in store.path.iterdir() if file.is_file())
     padded = 4 * len(store) * int(lengths.max()) * int(np.prod(store.frames.shape[1:]))
     looked_at = "" if missing.clips == len(store) else f", in {missing.clips} of the clips"
+    middle = f"{lengths.min()} / {int(np.median(lengths))} / {lengths.max()}"
     rows = [
         ("clips", len(store)),
         ("classes", len(np.unique(store.labels))),
         ("frames", len(store.frames)),
-        (
-            "frames of a clip, fewest / middle / most",
-            f"{lengths.min()} / {int(np.median(lengths))} / {lengths.max()}",
-        ),
+        ("frames of a clip, fewest / middle / most", middle),
         ("skeleton", f"{layout.name}: {layout.num_joints} joints, {len(layout.bones)} bones"),
         ("persons, coordinates", f"{store.persons}, {store.coords}"),
     ]
-    rows += [
-        (f"clips with {count} person{'s' * (count != 1)}", int(clips))
-        for count, clips in persons.items()
-    ]
-    rows += [
-        (f"joints missing where their person is there{looked_at}", f"{100 * missing.overall:.2f} %")
-    ]
+    for count, clips in store.clips["persons"].value_counts().sort_index().items():
+        rows.append((f"clips with {count} person{'s' * (count != 1)}", int(clips)))
+    lost = f"{100 * missing.overall:.2f} %"
+    rows.append((f"joints missing where their person is there{looked_at}", lost))
     for name in store.splits:
-        train, test = store.split(name)
-        rows.append((f"split {name}", f"{len(train)} training, {len(test)} test clips"))
-    rows += [(f"split {name}", "not usable: all clips are on one side") for name in store.one_sided]
+        train, test = map(len, store.split(name))
+        rows.append((f"split {name}", f"{train} training, {test} test clips"))
+    for name in store.one_sided:
+        rows.append((f"split {name}", "not usable: all clips are on one side"))
     if not store.splits + store.one_sided:
         rows.append(("split", f"none; {NO_SPLIT}"))
-    return rows + [
-        ("size on disk", megabytes(size)),
-        ("the same, padded to the longest clip", megabytes(padded)),
-    ]
+    sizes = [("size on disk", size), ("the same, padded to the longest clip", padded)]
+    return rows + [(what, megabytes(count)) for what, count in sizes]
 
 # %% ../../nbs/handbook/data/06_summary.ipynb #cbfa5958
 def doubts(store: SkeletonStore, most: int = 1000, seed: int = 0) -> list[str]:
-    """What is seldom meant, a line each: joints that no bone touches, a coordinate that looks like a score.
+    """What is seldom meant, a line each: labels from 1, joints that no bone touches, a coordinate that looks like a score.
 
     Parameters
     ----------
     store, most, seed
         As in `missing_joints`; a joint that is all zero is not there.
     """
-    layout, low, high = (
-        store.skeleton,
-        np.full(store.coords, np.inf),
-        np.full(store.coords, -np.inf),
-    )
+    layout = store.skeleton
+    low, high = np.full(store.coords, np.inf), np.full(store.coords, -np.inf)
     for i in _some(store, most, seed):
         there = store[i][store[i].any(axis=3)]  # (joints that are there, C)
-        low, high = (
-            np.minimum(low, there.min(axis=0, initial=np.inf)),
-            np.maximum(high, there.max(axis=0, initial=-np.inf)),
-        )
+        low = np.minimum(low, there.min(axis=0, initial=np.inf))
+        high = np.maximum(high, there.max(axis=0, initial=-np.inf))
     odd = [f"coordinate {c + 1} is {low[c]:.4g} everywhere" for c in np.flatnonzero(low == high)]
-    if (
-        store.coords == 3
-        and not odd
-        and 0 <= low[2]
-        and high[2] <= 1
-        and (low[:2].min() < 0 or high[:2].max() > 1)
-    ):
-        odd = ["coordinate 3 lies in 0 to 1"]
-    loose = sorted(set(range(layout.num_joints)) - set(chain(*layout.bones)))
-    ranges = ", ".join(f"{a:.4g} to {b:.4g}" for a, b in zip(low, high))
-    return [f"no bone touches {', '.join(layout.joints[j] for j in loose)}"] * bool(loose) + [
-        f"coordinates range from {ranges}; {', '.join(odd)}, as a confidence score may, which is no coordinate"
-    ] * bool(odd)
+    if store.coords == 3 and not odd and 0 <= low[2] and high[2] <= 1:
+        if low[:2].min() < 0 or high[:2].max() > 1:
+            odd = ["coordinate 3 lies in 0 to 1"]
+    lines = [line for line in [unused_class(store.labels, store.classes)] if line]
+    if loose := set(range(layout.num_joints)) - set(chain(*layout.bones)):
+        lines.append(f"no bone touches {', '.join(layout.joints[j] for j in sorted(loose))}")
+    if odd:
+        ranges = ", ".join(f"{a:.4g} to {b:.4g}" for a, b in zip(low, high, strict=True))
+        lines.append(
+            f"coordinates range from {ranges}; {', '.join(odd)}, as a confidence score may, which is no coordinate"
+        )
+    return lines
 
 # %% ../../nbs/handbook/data/06_summary.ipynb #e79f6099
 def guess_up(clips: list[np.ndarray], skeleton: Skeleton) -> str:
     """The axis of clips (T, M, V, C) that points up, as `draw` names it: 'y', '-y' or 'z'; 'y' where nothing tells."""
-    ends = draw.upright_joints(skeleton)
+    ends = upright_joints(skeleton)
     if ends is None:
         return "y"
-    both = np.concatenate(
-        [clip[:, :, ends].reshape(-1, 2, clip.shape[3]) for clip in clips]
-    )  # (people and frames, 2, C)
-    both = both[
-        both.any(axis=2).sum(axis=1) + [ends[0] == skeleton.center or ends[1] == skeleton.center]
-        > 1
-    ]
+    people = [clip[:, :, ends].reshape(-1, 2, clip.shape[3]) for clip in clips]
+    both = np.concatenate(people)  # (people and frames, 2, C)
+    at_origin = skeleton.center in ends  # the centre of a normalised body is zero and yet there
+    both = both[both.any(axis=2).sum(axis=1) + at_origin > 1]
     upwards = (both[:, 1] - both[:, 0]).mean(axis=0) if len(both) else np.zeros(2)
     axis = int(np.abs(upwards).argmax())
     return "z" if axis == 2 else "-y" if axis == 1 and upwards[1] < 0 else "y"
@@ -199,45 +176,33 @@ def samples(
     rng = np.random.default_rng(seed)
     labels = np.sort(rng.permutation(np.unique(store.labels))[:classes])
     chosen = [int(rng.choice(np.flatnonzero(store.labels == label))) for label in labels]
-    return {i: _present(np.array(store[i][:frames])) for i in chosen}
-
-
-def _present(clip: np.ndarray) -> np.ndarray:
-    """A clip (T, M, V, C) without absent persons."""
-    return clip[:, clip.any(axis=(0, 2, 3))] if clip.any() else clip[:, :1]
+    clips = {i: np.array(store[i][:frames]) for i in chosen}
+    return {
+        i: clip[:, clip.any(axis=(0, 2, 3))] if clip.any() else clip[:, :1]
+        for i, clip in clips.items()
+    }
 
 # %% ../../nbs/handbook/data/06_summary.ipynb #a423b28d
 def flat(record: object, at: str = "") -> list[tuple[str, str]]:
     """A nested dictionary as rows of (dotted name, text)."""
     if not isinstance(record, Mapping):
         return [(at, ", ".join(map(str, record)) if isinstance(record, list) else str(record))]
-    return [
-        row
-        for key, value in record.items()
-        for row in flat(value, f"{at}.{key}" if at else str(key))
-    ]
+    inner = [flat(value, f"{at}.{key}" if at else str(key)) for key, value in record.items()]
+    return list(chain(*inner))
 
 
 def left_out(
     store: SkeletonStore, most: int = 20
 ) -> tuple[list[tuple[str, int]], list[tuple[str, str]]]:
     """What did not enter the store: rows of (rule, clips), and at most `most` rows of (clip, what is wrong with it)."""
-    source = store.meta.get("source", {})
+    source, file = store.meta["source"], store.path / "skipped.csv"
     rules = [(reason, int(count)) for reason, count in flat(source.get("left_out", {})) if reason]
-    bad, file = [], store.path / "skipped.csv"
-    if source.get("skipped") and file.is_file():
+    if not source.get("skipped"):
+        return rules, []
+    bad: list = []
+    if file.is_file():
         with open(file, encoding="utf-8", errors="replace", newline="") as lines:
             known = {reason for reason, _ in rules}
-            bad = list(
-                islice(
-                    (
-                        (row["name"], row["reason"])
-                        for row in csv.DictReader(lines)
-                        if row.get("reason") not in known
-                    ),
-                    most,
-                )
-            )
-    return rules + (
-        [("bad, listed in skipped.csv", int(source["skipped"]))] if source.get("skipped") else []
-    ), bad
+            rows = ((row.get("name"), row.get("reason")) for row in csv.DictReader(lines))
+            bad = list(islice((row for row in rows if row[1] not in known), most))
+    return [*rules, ("bad, listed in skipped.csv", int(source["skipped"]))], bad

@@ -106,25 +106,12 @@ def calibrate(
         norm.reset_running_stats()
         norm.train()
         norm.momentum = None  # the average over all batches, not a moving one
-    mine = indices[_parts(len(indices), batch_size)[rank()]]
     with torch.no_grad():
-        for clips in clip_batches(form, store, mine, batch_size):
+        for clips in clip_batches(form, store, indices, batch_size):  # all of them on every rank
             encoder(clips.to(_device(encoder)))
     for norm, momentum in zip(norms, before, strict=True):
         norm.momentum = momentum
-        _pool_running(norm)
     return encoder.eval()
-
-
-def _pool_running(norm: nn.Module) -> None:
-    "Make the running averages of all ranks one, weighted by the batches that each has seen."
-    if world_size() == 1:
-        return
-    counts = gather(norm.num_batches_tracked[None])  # (ranks,)
-    parts = counts / counts.sum()
-    for running in (norm.running_mean, norm.running_var):
-        running.copy_(parts.to(running.dtype) @ gather(running[None]))
-    norm.num_batches_tracked.copy_(counts.sum())
 
 
 def raw_features(

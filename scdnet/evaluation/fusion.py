@@ -7,21 +7,19 @@ __all__ = ['WEIGHTS', 'fuse', 'by_stream', 'evaluate_streams']
 
 # %% ../../nbs/handbook/evaluation/08_fusion.ipynb #4eaee834
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
-from functools import partial
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ..data.store import SkeletonStore
-from .baselines import KINDS, all_features, share_out
-from .finetune import STARTS, fine_tune, finetune_config
-from .linear import linear_config, linear_probe
-from .metrics import accuracy, result_of_scores
+from .baselines import KINDS, evaluate
+from .finetune import STARTS, evaluate_finetune, finetune_config
+from .linear import linear_config
+from .metrics import result_of_scores
 from ..training.run import Run, run_changes
 from ..utils.files import InputError
-from ..utils.machine import find_device
 from ..utils.records import Result
 
 # %% ../../nbs/handbook/evaluation/08_fusion.ipynb #0e23ca27
@@ -117,59 +115,22 @@ def evaluate_streams(
             f"protocol is {protocol!r}, expected linear, finetune or transfer: the others give no class scores to add"
         )
     kinds = (KINDS if protocol == "linear" else STARTS)[: None if baselines else 1]
-    outcomes: dict[str, dict[str, tuple[dict, Tensor, float]]] = {kind: {} for kind in kinds}
+    alone: dict[str, dict[str, Result]] = {}
     for stream, run in by_stream(runs).items():
         if protocol == "linear":
-            alone = _linear(run, store, split, kinds, epochs, seed, preset, device, progress)
+            own = linear_config(run, epochs, seed, preset)
+            result = evaluate(run, store, split, "linear", kinds, own, device, progress)
         else:
-            config = finetune_config(run, protocol, epochs, seed, preset)
-            fits = fine_tune(run, store, split, config, None, kinds, device, progress)
-            alone = {
-                kind: (asdict(config), one.scores, max(one.test_top1.values()))
-                for kind, (one,) in fits.items()
-            }
-        for kind in kinds:
-            outcomes[kind][stream] = alone[kind]
-    results = {k: _fused(protocol, one, store, split, seed) for k, one in outcomes.items()}
-    return Result.beside(results)
-
-# %% ../../nbs/handbook/evaluation/08_fusion.ipynb #c9be8d42
-def _linear(
-    run: Run,
-    store: SkeletonStore,
-    split: str,
-    kinds: Sequence[str],
-    epochs: int | None,
-    seed: int,
-    preset: str | None,
-    device: str,
-    progress: bool,
-) -> dict[str, tuple[dict, Tensor, float]]:
-    "kind -> configuration, test scores and best top-1 of the linear protocol on a run; a baseline's learning rate is always chosen inside the training side."
-    config = linear_config(run, epochs, seed, preset)
-    configs = {k: config if k == "pretrained" else replace(config, lr=None) for k in kinds}
-    found, where = all_features(run, store, split, kinds, device, progress), find_device(device)
-    tasks = [partial(linear_probe, found[k].to(where), store, split, configs[k]) for k in kinds]
-    return {
-        kind: (
-            asdict(replace(configs[kind], lr=probe.lr)),
-            probe.scores.cpu(),
-            max(probe.test_top1),
+            own = finetune_config(run, protocol, epochs, seed, preset)
+            result = evaluate_finetune(run, store, split, own, protocol, kinds, device, progress)
+        alone[stream] = result.kinds
+    results = {}
+    for kind in kinds:
+        each = {stream: results_of[kind] for stream, results_of in alone.items()}
+        scores = fuse({stream: one.scores for stream, one in each.items()}).log()
+        config = {"weights": WEIGHTS, **{stream: one.config for stream, one in each.items()}}
+        top1 = {s: {"top1": one.top1, "best_top1": one.best_top1} for s, one in each.items()}
+        results[kind] = result_of_scores(
+            protocol, store, split, scores, config, seed=seed, streams=top1
         )
-        for kind, probe in zip(kinds, share_out(tasks), strict=True)
-    }
-
-
-def _fused(
-    protocol: str,
-    outcomes: Mapping[str, tuple[dict, Tensor, float]],
-    store: SkeletonStore,
-    split: str,
-    seed: int,
-) -> Result:
-    "One result of three streams, each with configuration, test scores and best top-1."
-    labels = torch.from_numpy(store.labels[store.split(split)[1]])
-    alone = {s: {"top1": accuracy(x, labels), "best_top1": b} for s, (_, x, b) in outcomes.items()}
-    scores = fuse({stream: x for stream, (_, x, _) in outcomes.items()}).log()
-    config = {"weights": WEIGHTS, **{stream: one for stream, (one, _, _) in outcomes.items()}}
-    return result_of_scores(protocol, store, split, scores, config, seed=seed, streams=alone)
+    return Result.beside(results)

@@ -88,7 +88,7 @@ def result_of_guesses(
     guesses : (n,) predicted labels, in the order of the split.
     score : (n,) how strongly each was predicted.
     config : of the protocol.
-    more : other fields of `Result`.
+    **more : other fields of `Result`.
     """
     test = store.split(split)[1]
     guesses, labels = guesses.cpu(), torch.from_numpy(store.labels[test])
@@ -123,9 +123,9 @@ def result_of_scores(
 ) -> Result:
     """As `result_of_guesses`, from scores before the softmax, (n, classes): with top-5, and probabilities as scores."""
     labels = torch.from_numpy(store.labels[store.split(split)[1]]).to(scores.device)
-    top5 = accuracy(scores, labels, 5) if scores.shape[1] > 5 else None
-    score, guesses = scores.softmax(1).max(1)
-    return result_of_guesses(protocol, store, split, guesses, score, config, top5=top5, **more)
+    more["top5"] = accuracy(scores, labels, 5) if scores.shape[1] > 5 else None
+    more["scores"], (score, guesses) = scores.cpu(), scores.softmax(1).max(1)
+    return result_of_guesses(protocol, store, split, guesses, score, config, **more)
 
 # %% ../../nbs/handbook/evaluation/02_metrics.ipynb #mtr00010
 def with_run(result: Result, about: Mapping[str, Any]) -> Result:
@@ -175,13 +175,11 @@ def result_path(
     protocol, split, preset, seed : of the evaluation; `preset` is the one that was used, named or not.
     options : what else was chosen, such as `fraction`, `epochs`, `index` or `streams`; None and False are left out.
     """
-    chosen = {k: v for k, v in options.items() if v is not None and v is not False}
-    words = [
-        f"{k}{'' if v is True else v.stem if isinstance(v, Path) else v}" for k, v in chosen.items()
-    ]
-    return (
-        Path(run) / "eval" / ("-".join([protocol, split, preset, f"seed{seed}", *words]) + ".json")
-    )
+    words = [protocol, split, preset, f"seed{seed}"]
+    for name, value in options.items():
+        if value is not None and value is not False:
+            words.append(name if value is True else f"{name}{getattr(value, 'stem', value)}")
+    return Path(run) / "eval" / ("-".join(words) + ".json")
 
 # %% ../../nbs/handbook/evaluation/02_metrics.ipynb #mtr00013
 def mcnemar(right: np.ndarray, other_right: np.ndarray) -> float:

@@ -17,18 +17,20 @@ import pandas as pd
 from matplotlib import rc_context
 from torch import Tensor
 
-from .figures import clue_figure, clue_table, figure4
 from ..data.store import SkeletonStore
 from ..evaluation.embedding import neighbour_agreement, silhouette, tsne
 from ..evaluation.features import features, joined
-from ..evaluation.knn import nearest
+from .ablations import about_run
 from scdnet.paper.figures import (
     CASES,
     METHODS,
     cases,
     class_gain,
+    clue_figure,
+    clue_table,
     confusion_figure,
     figure1,
+    figure4,
     find_neighbours,
     gain_figure,
     label_rows,
@@ -41,10 +43,11 @@ from scdnet.paper.figures import (
     where,
     with_ours,
 )
-from .tables import about_run, local_results, read_json, read_results
-from ..training.run import load_encoder, read_config, run_config
+from .tables import local_results, read_file
+from ..training.run import Run
 from ..utils.files import InputError, new_folder, shipped, write_bytes, write_text
 from ..utils.machine import machine
+from ..utils.records import Result
 from ..viz.draw import Picture, scatter
 from ..viz.html import image, page, table
 
@@ -66,19 +69,10 @@ class Album:
     left_out: list[str] = field(default_factory=list)
 
 
-def run_results(run: str | Path) -> dict[str, dict]:
-    """File name without its ending -> content, of all that `scdnet evaluate` has written into a run.
-
-    Raises
-    ------
-    InputError
-        If a JSON file there is no result.
-    """
-    about, found = about_run(run), {}
-    for path in sorted(Path(run).glob("eval/*.json")):
-        read_results(path, about)  # or it is refused
-        found[path.stem] = read_json(path)
-    return found
+def run_results(run: str | Path) -> dict[str, Result]:
+    """File name without its ending -> result, of all that `scdnet evaluate` has written into a run. InputError if a JSON file there is no result."""
+    about, files = about_run(run), sorted(Path(run).glob("eval/*.json"))
+    return {path.stem: result for path in files for result in read_file(path, about)}
 
 
 def evaluate_command(protocol: str, run: str | Path, store: SkeletonStore, split: str) -> str:
@@ -86,15 +80,15 @@ def evaluate_command(protocol: str, run: str | Path, store: SkeletonStore, split
     return f"scdnet evaluate {protocol} --run {run} --store {store.path} --split {split}"
 
 
-def describe(result: Mapping) -> str:
+def describe(result: Result) -> str:
     """A result in one line."""
-    few = (
-        f" with {100 * result['fraction']:g} % of the labels, {result['draws']} draws together"
-        if result["protocol"] == "semi"
-        else ""
-    )
-    seed = "" if result.get("seed") is None else f", seed {result['seed']}"
-    return f"{result['protocol']}{few} on {where(result)}: top-1 {result['top1']:.1f} %{seed}"
+    few = ""
+    if result.protocol == "semi":
+        few = (
+            f" with {100 * (result.fraction or 0):g} % of the labels, {result.draws} draws together"
+        )
+    seed = "" if result.seed is None else f", seed {result.seed}"
+    return f"{result.protocol}{few} on {where(result)}: top-1 {result.top1:.1f} %{seed}"
 
 # %% ../../nbs/handbook/paper/05_album.ipynb #d3cf5ca4
 def result_album(
@@ -103,76 +97,68 @@ def result_album(
     """What the result files of a run show; `also` names other runs, or folders of them, whose results go into Figure 1 too."""
     album, results = Album(), run_results(run)
     local = local_results([*([run] if results else []), *also], shelf=False)
-    ours = (
-        0 if local.empty else with_ours(local).drop(columns=list(METHODS)).notna().any(axis=1).sum()
-    )
+    album.plates["figure1"] = _tasks(local)
+    own = {
+        n: r for n, r in results.items() if (r.store["digest"], r.split) == (store.digest, split)
+    }
+    rows = label_rows(list(own.values()))
+    few = [r for r in own.values() if r.protocol in ("semi", "finetune", "transfer")]
+    if few and len(rows):
+        caption = (
+            "Top-1 accuracy against the share of labels; bars: standard deviation over the draws. The paper's panels are its Table 4. "
+            "Accuracies of different panels are not comparable."
+        )
+        figure = labels_figure(pd.concat([rows, paper_label_rows()]))
+        album.plates["labels"] = Plate(figure, caption, rows.drop(columns="panel"))
+    else:
+        semi = evaluate_command("semi", run, store, split)
+        text = f"labels: no result of semi or finetune; make one with: {semi}"
+        album.left_out.append(text)
+    if not own:
+        linear = evaluate_command("linear", run, store, split)
+        text = f"confusion, gain: no result on split {split} of this store; make one with: {linear}"
+        album.left_out.append(text)
+    for stem, result in own.items():
+        _add_classes(album, stem, result, evaluate_command(result.protocol, run, store, split))
+    return album
+
+
+def _tasks(local: pd.DataFrame) -> Plate:
+    "Figure 1 with our own results, where there are some."
+    rows = pd.DataFrame() if local.empty else with_ours(local).drop(columns=list(METHODS))
+    ours = int(rows.notna().any(axis=1).sum())
     own = (
         f"here: our own results, on {ours} of the tasks"
         if ours
         else "no result of ours is on one of them"
     )
-    album.plates["figure1"] = Plate(
-        figure1(local),
+    caption = (
         f"Top-1 accuracy (%) on {len(paper_tasks())} tasks of the paper's Tables 1 to 4, as printed there; {own}. "
-        "After the paper's Figure 1.",
+        "After the paper's Figure 1."
     )
-    mine = {
-        stem: r
-        for stem, r in results.items()
-        if r["store"]["digest"] == store.digest and r["split"] == split
-    }
-    rows = label_rows(list(mine.values()))
-    if any(r["protocol"] in ("semi", "finetune", "transfer") for r in mine.values()) and len(rows):
-        caption = (
-            "Top-1 accuracy against the share of labels; bars: standard deviation over the draws. The paper's panels are its Table 4. "
-            "Accuracies of different panels are not comparable."
-        )
-        album.plates["labels"] = Plate(
-            labels_figure(pd.concat([rows, paper_label_rows()])),
-            caption,
-            rows.drop(columns="panel"),
-        )
-    else:
-        album.left_out.append(
-            f"labels: no result of semi or finetune; make one with: {evaluate_command('semi', run, store, split)}"
-        )
-    if not mine:
-        album.left_out.append(
-            f"confusion, gain: no result on split {split} of this store; "
-            f"make one with: {evaluate_command('linear', run, store, split)}"
-        )
-    for stem, result in mine.items():
-        _add_classes(
-            album,
-            stem,
-            result,
-            f"make it anew with: {evaluate_command(result['protocol'], run, store, split)}",
-        )
-    return album
+    return Plate(figure1(local), caption)
 
 
-def _add_classes(album: Album, stem: str, result: Mapping, remedy: str) -> None:
+def _add_classes(album: Album, stem: str, result: Result, command: str) -> None:
     "The two pictures of the classes of one result."
-    if result.get("confusion"):
-        rows = most_confused(result["confusion"], 20).rename(columns={"share": "share (%)"})
-        caption = f"What is taken for what: {describe(result)}."
-        album.plates[f"confusion-{stem}"] = Plate(
-            confusion_figure(result["confusion"], describe(result)), caption, rows
-        )
+    said, lacks = describe(result), f"eval/{stem}.json holds no"
+    if result.confusion:
+        rows = most_confused(result.confusion, 20).rename(columns={"share": "share (%)"})
+        picture = confusion_figure(result.confusion, said)
+        album.plates[f"confusion-{stem}"] = Plate(picture, f"What is taken for what: {said}.", rows)
     else:
-        album.left_out.append(f"confusion-{stem}: eval/{stem}.json holds no confusion; {remedy}")
-    before = result.get("baselines", {}).get("untrained")
-    if before:
-        title = f"{result['protocol']}: {before['top1']:.1f} % untrained, {result['top1']:.1f} % pretrained"
-        rows = class_gain(result["per_class"], before["per_class"]).reset_index(names="class")
-        caption = f"What each class gains by pretraining: {describe(result)}, {before['top1']:.1f} % from the untrained encoder."
-        album.plates[f"gain-{stem}"] = Plate(
-            gain_figure(result["per_class"], before["per_class"], title), caption, rows
-        )
-    else:
-        album.left_out.append(
-            f"gain-{stem}: eval/{stem}.json holds no untrained baseline; {remedy}"
-        )
+        album.left_out.append(f"confusion-{stem}: {lacks} confusion; make it anew with: {command}")
+    before = result.baselines.get("untrained")
+    if before is None:
+        text = f"gain-{stem}: {lacks} untrained baseline; make it anew with: {command}"
+        album.left_out.append(text)
+        return
+    title = f"{result.protocol}: {before.top1:.1f} % untrained, {result.top1:.1f} % pretrained"
+    rows = class_gain(result.per_class, before.per_class).reset_index(names="class")
+    untrained = f"{before.top1:.1f} % from the untrained encoder"
+    caption = f"What each class gains by pretraining: {said}, {untrained}."
+    picture = gain_figure(result.per_class, before.per_class, title)
+    album.plates[f"gain-{stem}"] = Plate(picture, caption, rows)
 
 # %% ../../nbs/handbook/paper/05_album.ipynb #389019ed
 def clue_plate(
@@ -196,30 +182,21 @@ def clue_plate(
     chosen = rng.choice(there, classes, replace=False) if len(there) > classes else there
     rows = test[np.isin(labels[test], chosen)]
     rows = np.sort(rng.choice(rows, clips, replace=False)) if len(rows) > clips else rows
-    found = {f"{kind} clue": clues[kind][rows].numpy() for kind in ("spatial", "temporal")}
-    own = labels[rows]
-    told = (
-        [(clue, neighbour_agreement(x, own), silhouette(x, own)) for clue, x in found.items()]
-        if 1 < len(chosen) < len(rows)
-        else []
-    )
+    maps, told, own = {}, [], labels[rows]
+    for kind, values in clues.items():
+        x = values[rows].numpy()
+        maps[f"{kind} clue"] = tsne(x)
+        if 1 < len(chosen) < len(rows):
+            told.append((f"{kind} clue", neighbour_agreement(x, own), silhouette(x, own)))
     drawn = "" if len(rows) == len(test) else f", drawn at random (seed {seed})"
     caption = f"Both clues of {len(rows)} test clips of {len(chosen)} of {len(there)} classes{drawn}. The axes of t-SNE have no unit."
-    return Plate(
-        scatter(
-            {clue: tsne(x) for clue, x in found.items()},
-            own,
-            [short(name) for name in store.classes],
-        ),
-        caption,
-        pd.DataFrame(told, columns=["clue", "same-class neighbours (%)", "silhouette"]).round(2)
-        if told
-        else None,
-    )
+    numbers = pd.DataFrame(told, columns=["clue", "same-class neighbours (%)", "silhouette"])
+    picture = scatter(maps, own, [short(name) for name in store.classes])
+    return Plate(picture, caption, numbers.round(2) if told else None)
 
 # %% ../../nbs/handbook/paper/05_album.ipynb #7f78ded8
 def clue_album(
-    run: str | Path,
+    run: Run | str | Path,
     store: SkeletonStore,
     split: str,
     device: str = "auto",
@@ -228,9 +205,7 @@ def clue_album(
 ) -> Album:
     """Maps of both clues, Figure 4 and the nearest neighbours, from the clues of all clips."""
     album, (train, test) = Album(), store.split(split)
-    clues = features(
-        load_encoder(run, device), store, stream=run_config(run).stream, progress=progress
-    )
+    clues = features(Run.open(run).encoder(device), store, progress=progress)
     if len(test) > 3:
         album.plates["clues"] = clue_plate(clues, store, test, seed)
     else:
@@ -238,17 +213,15 @@ def clue_album(
     pairs = figure4(joined(clues), store, split) if _is_ntu(store) else []
     if pairs:
         caption = "Both clues of the test clips for the pairs of the paper's Figure 4. The axes of t-SNE have no unit."
-        album.plates["figure4"] = Plate(
-            clue_figure(pairs, store.classes), caption, clue_table(pairs, store.classes)
-        )
+        picture, rows = clue_figure(pairs, store.classes), clue_table(pairs, store.classes)
+        album.plates["figure4"] = Plate(picture, caption, rows)
     else:
         album.left_out.append(
             "figure4: its pairs are NTU's throw and clapping, brushing teeth and brushing hair, drop and pickup; "
             "this store holds none of them"
         )
-    found = find_neighbours(clues, train, test).iloc[
-        np.random.default_rng(seed).permutation(len(test))
-    ]
+    order = np.random.default_rng(seed).permutation(len(test))
+    found = find_neighbours(clues, train, test).iloc[order]
     case = cases(found, store.labels)
     for name in CASES.values():
         few = found[case == name]
@@ -259,9 +232,8 @@ def clue_album(
             f"A test clip and its nearest training clip by each clue, drawn at random (seed {seed}) from those with {name}: "
             f"{len(few)} of {len(found)}, {100 * len(few) / len(found):.0f} %."
         )
-        album.plates[f"neighbours-{name.replace(' ', '-')}"] = Plate(
-            neighbour_picture(store, few.iloc[0], name.capitalize()), caption
-        )
+        picture = neighbour_picture(store, few.iloc[0], name.capitalize())
+        album.plates[f"neighbours-{name.replace(' ', '-')}"] = Plate(picture, caption)
     return album
 
 
@@ -279,12 +251,10 @@ def run_split(run: str | Path, store: SkeletonStore, split: str | None = None) -
     InputError
         If neither is known.
     """
-    own = read_config(run).get("split")
-    split = split or own
-    if split is None:
-        raise InputError(
-            f"{run}: it does not say which split it learned from; give one of {', '.join(store.splits)}"
-        )
+    split = split or Run.open(run).split
+    if not split:
+        known = ", ".join(store.splits)
+        raise InputError(f"{run}: it does not say which split it learned from; give one of {known}")
     return split
 
 
@@ -333,11 +303,9 @@ def write_figures(
 # %% ../../nbs/handbook/paper/05_album.ipynb #38eaf68e
 def encoded(picture: Picture, kind: str) -> bytes:
     """A picture as the bytes of a PNG or SVG file; the same picture, the same bytes (of an SVG from matplotlib 3.10 on)."""
-    out = io.BytesIO()
+    out, undated = io.BytesIO(), {"metadata": {"Date": None}} if kind == "svg" else {}
     with rc_context({"svg.hashsalt": "scdnet"}):
-        picture.savefig(
-            out, format=kind, dpi=150, **({"metadata": {"Date": None}} if kind == "svg" else {})
-        )
+        picture.savefig(out, format=kind, dpi=150, **undated)
     return out.getvalue()
 
 
@@ -345,29 +313,17 @@ def album_page(
     album: Album, run: str | Path, store: SkeletonStore, split: str, command: str = ""
 ) -> str:
     """All pictures on one HTML page that needs nothing from elsewhere."""
-
-    def content(plate):
-        return image(plate.picture, plate.caption, least=560) + (
-            "" if plate.rows is None else table(plate.rows)
-        )
-
-    made = {
-        "command": command,
-        "run": run,
-        "store": f"{store.path} ({store.digest[:12]})",
-        "split": split,
-    } | machine()
-    facts = pd.DataFrame({"what": list(made), "value": list(map(str, made.values()))})
-    sections = [
-        (name.replace("-", " ").replace("figure", "figure ").capitalize(), "", content(plate))
-        for name, plate in album.plates.items()
-    ]
-    missing = pd.DataFrame({"left out, and why": album.left_out})
-    about = table(facts) + (table(missing) if album.left_out else "")
+    place = f"{store.path} ({store.digest[:12]})"
+    made = {"command": command, "run": run, "store": place, "split": split} | machine()
+    about = table(pd.DataFrame({"what": list(made), "value": list(map(str, made.values()))}))
+    if album.left_out:
+        about += table(pd.DataFrame({"left out, and why": album.left_out}))
+    sections = []
+    for name, plate in album.plates.items():
+        heading = name.replace("-", " ").replace("figure", "figure ").capitalize()
+        rows = "" if plate.rows is None else table(plate.rows)
+        sections.append((heading, "", image(plate.picture, plate.caption, least=560) + rows))
     lead = f"{len(album.plates)} pictures of {Path(run).name} on {store.path.name}, split {split}. Numbers of the paper are marked as the paper's."
-    return page(
-        "Figures of a run",
-        lead,
-        [*sections, ("How this was made", "", about)],
-        "Written by scdnet. SCD-Net: Wu et al., AAAI 2024.",
-    )
+    sections.append(("How this was made", "", about))
+    footer = "Written by scdnet. SCD-Net: Wu et al., AAAI 2024."
+    return page("Figures of a run", lead, sections, footer)

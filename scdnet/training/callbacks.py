@@ -7,6 +7,7 @@ __all__ = ['say', 'Progress', 'read_metrics', 'Metrics', 'Checkpoints', 'keep_st
 
 # %% ../../nbs/handbook/training/03_callbacks.ipynb #t3import
 import json
+import logging
 import math
 import sys
 from pathlib import Path
@@ -32,10 +33,10 @@ if TYPE_CHECKING:
     from scdnet.training.pretrain import Trainer
 
 # %% ../../nbs/handbook/training/03_callbacks.ipynb #t3say001
-def say(text: str) -> None:
-    """Tell the user something on stderr, once for all ranks, without breaking a progress bar."""
+def say(text: str, level: int = logging.INFO) -> None:
+    """Log a message under the name "scdnet", once for all ranks."""
     if is_first():
-        tqdm.write(text, file=sys.stderr)
+        logging.getLogger("scdnet").log(level, text)
 
 
 class Progress:
@@ -56,11 +57,12 @@ class Progress:
         self.bar.set_postfix({k: f"{v:.3g}" for k, v in trainer.losses.items()}, refresh=False)
 
     def on_epoch(self, trainer: "Trainer") -> None:
-        if self.bar is None:
+        if self.bar is None and is_first():
             line = trainer.record
-            say(
+            print(
                 f"epoch {line['epoch']} of {trainer.config.epochs}: loss {line['loss']:.3f} nats, "
-                f"accuracy {100 * line['accuracy']:.1f} %, {line['clips_per_second']:.0f} clips/s"
+                f"accuracy {100 * line['accuracy']:.1f} %, {line['clips_per_second']:.0f} clips/s",
+                file=sys.stderr,
             )
 
     def on_end(self, trainer: "Trainer") -> None:

@@ -7,6 +7,7 @@ __all__ = ['build_model', 'Trainer', 'pretrain']
 
 # %% ../../nbs/book/10_pretrain.ipynb #164984a2
 import contextlib
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from ..data.skeleton import Skeleton
 from ..data.store import SkeletonStore
 from ..model.encoder import scd_encoder
+from ..model.fast import accelerate
 from .batches import Batches
 from .callbacks import Checkpoints, Metrics, Progress, keep_step, say
 from .checkpoint import load_checkpoint, save_checkpoint
@@ -107,8 +109,11 @@ class Trainer:
         self.model = build_model(config, *layout, encoder, loss)
         self.model.auxiliary = auxiliary  # its weights are trained and stored with the model's
         self.model.to(device).train()
-        if config.batch_stats == "sync":
+        self.encoder.format = self.batches.form
+        if config.batch_stats == "sync" and world_size() > 1:
             synchronise(self.model)
+        elif device.type == "cpu" and not config.compile:
+            accelerate(self.model)
         if config.compile:
             self.model.query.encoder.compile()
             self.model.key.encoder.compile()
@@ -204,6 +209,10 @@ class Trainer:
             "seconds": seconds,
         }
 
+    def log(self, **numbers: float) -> None:
+        """Add numbers to the record of the epoch, from a callback's `on_epoch`."""
+        self.record.update(numbers)
+
     def _call(self, name: str) -> None:
         for callback in self.callbacks:
             if method := getattr(callback, name, None):
@@ -231,7 +240,7 @@ class Trainer:
                 self.steps_done = self.saved = done
                 self.sums = sums
                 return True
-            say(f"{path}: is damaged, so the one before it is taken")
+            say(f"{path}: is damaged, so the one before it is taken", logging.WARNING)
         return False
 
 # %% ../../nbs/book/10_pretrain.ipynb #ffcf4917
@@ -326,5 +335,6 @@ def _say_ranks(config: PretrainConfig, before: list[dict]) -> None:
     if ranks and ranks[-1] != world_size() and config.batch_stats == "local":
         say(
             f"{world_size()} ranks go on where there were {ranks[-1]}: batch normalisation uses each rank's own clips "
-            "(--batch-stats local), so the result is not the one of a run with the same ranks throughout"
+            "(--batch-stats local), so the result is not the one of a run with the same ranks throughout",
+            logging.WARNING,
         )

@@ -29,7 +29,7 @@ from .config import PretrainConfig
 from ..utils.distributed import launch, restarted
 from ..utils.files import InputError, alone_in, new_folder, read_json, write_bytes, write_json
 from ..utils.machine import commit, find_device, machine
-from ..utils.records import from_dict
+from ..utils.records import Result, from_dict, read_results
 from ..utils.seeds import seed_of
 from ..views.config import ClipFormat
 
@@ -137,9 +137,10 @@ class Run:
         """The encoder as it was before the first step; parameters as in `load_encoder`."""
         return self._load("initial.safetensors", device, encoder)
 
-    def results(self) -> list[dict]:
-        """What the protocols have found: the content of each file in `eval/`."""
-        return [read_json(path) for path in sorted(self.path.glob("eval/*.json"))]
+    def results(self) -> list[Result]:
+        """What the protocols have measured: the results in `eval/`."""
+        files = sorted(self.path.glob("eval/*.json"))
+        return [result for path in files for result in read_results(path)]
 
     def metrics(self) -> "pd.DataFrame":
         """The training curve, a row for each epoch: epoch, step, loss (nats), accuracy (0 to 1), lr, clips_per_second, seconds."""
@@ -169,8 +170,8 @@ class Run:
         with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they are
             if path.is_file():
                 found = _shapes(path)
-                expected = "the encoder that config.json describes" if encoder is None else own
-                check_shapes(make, found, f"{path}: does not hold {expected}")
+                expected = "that config.json describes" if encoder is None else "that was passed in"
+                check_shapes(make, found, f"{path}: does not hold the encoder {expected}")
             elif name == "encoder.safetensors":
                 raise FileNotFoundError(f"{path}: no such file, has the run finished?")
             torch.manual_seed(seed_of(self.config.seed, 0, 2))  # runs from before there was a file

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['rank', 'world_size', 'is_first', 'launched', 'joined', 'check_device', 'share', 'shares', 'gather', 'mean',
-           'average_gradients', 'once', 'everyones', 'SyncedNorm', 'SyncedBatchNorm', 'synchronise', 'speak_as_one',
-           'launch', 'restarted']
+           'average_gradients', 'once', 'everyones', 'SyncedBatchNorm', 'synchronise', 'speak_as_one', 'launch',
+           'restarted']
 
 # %% ../../nbs/handbook/utils/03_distributed.ipynb #ab98a2c8
 import contextlib
@@ -20,13 +20,11 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
+from torch.distributed.nn.functional import all_reduce
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx
 from torch.nn.parallel import DistributedDataParallel
 
 from .files import InputError
-from ..model.gcn import Counts, multiply_add
 
 # %% ../../nbs/handbook/utils/03_distributed.ipynb #1ae2ceb3
 def rank() -> int:
@@ -207,73 +205,30 @@ def everyones(thing: object) -> list:
     dist.all_gather_object(things, thing)
     return things
 
-# %% ../../nbs/handbook/utils/03_distributed.ipynb #d03eab47
-class SyncedNorm(torch.autograd.Function):
-    """Normalise (B, C, V, T) by the statistics of all ranks' samples, of which this rank's count `weight[b]` times.
-
-    Returns the result, mean and variance (C,), and the number of values that they are of.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: FunctionCtx, x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, eps: float
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        wide, size = scale.dtype, x[0, 0].numel()  # statistics never in bfloat16
-        weight = weight.to(wide)
-        var_b, mean_b = torch.var_mean(x.to(wide), (2, 3), correction=0)  # (B, C)
-        mine, mean, var = _pool(weight * size, mean_b, var_b)
-        everyone = gather(torch.cat([mine[None], mean, var])[None])  # (ranks, 1 + 2 C)
-        count, mean, var = _pool(everyone[:, 0], *everyone[:, 1:].chunk(2, 1))
-        out = F.batch_norm(x, mean, var, scale, shift, training=False, eps=eps)
-        ctx.save_for_backward(x, weight / count, scale, mean, torch.rsqrt(var + eps))
-        ctx.mark_non_differentiable(mean, var, count)
-        return out, mean, var, count
-
-    @staticmethod
-    def backward(ctx: FunctionCtx, grad: Tensor, *_: None) -> tuple[Tensor | None, ...]:
-        x, share, scale, mean, inverse = ctx.saved_tensors
-        grad = grad.contiguous()
-        _, along, total = torch.ops.aten.native_batch_norm_backward(
-            grad, x, scale, None, None, mean, inverse, True, 0.0, [False, True, True]
-        )  # along: Σ g x̂, total: Σ g, of this rank
-        everyone = torch.stack([along, total])
-        dist.all_reduce(everyone)
-        each = -share[:, None] * scale * inverse  # (B, C)
-        by_x = each * everyone[0] * inverse
-        grad_x = multiply_add(
-            grad, (scale * inverse).expand_as(each), each * everyone[1] - by_x * mean
-        )
-        grad_x += multiply_add(x, by_x, torch.zeros_like(by_x))
-        return grad_x, None, along, total, None  # those of the weights are averaged with all others
-
-
-def _pool(weight: Tensor, means: Tensor, vars: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    "Total weight, mean and variance (C,) of groups with these weights (B,), means and variances (B, C)."
-    total = weight.sum()
-    part = (weight / total)[:, None]
-    mean = (part * means).sum(0)
-    return total, mean, (part * (vars + (means - mean).square())).sum(0)
-
 # %% ../../nbs/handbook/utils/03_distributed.ipynb #cc0abe1b
 class SyncedBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """Batch normalisation over the batches of all ranks, in which a sample may stand for several equal ones."""
+    """Batch normalisation over the batches of all ranks, which have the same shape."""
 
     def _check_input_dim(self, x: Tensor) -> None:
         pass  # (B, C), (B, C, T) and (B, C, V, T) will do
 
-    def forward(self, x: Tensor, counts: Counts | None = None) -> Tensor:
-        """(B, C, ...) -> (B, C, ...); without `counts` each sample counts once."""
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, ...) -> (B, C, ...)."""
         if not self.training:
             return super().forward(x)
-        weight = torch.ones(len(x), device=x.device) if counts is None else counts[0]
-        flat = x.reshape(*x.shape[:2], 1, -1)  # (B, C, 1, V·T)
-        y, mean, var, count = SyncedNorm.apply(flat, weight, self.weight, self.bias, self.eps)
+        flat = x.to(self.weight.dtype).transpose(0, 1).flatten(1)  # (C, values)
+        mean = all_reduce(flat.mean(1)) / world_size()
+        centred = flat - mean[:, None]
+        var = all_reduce(centred.square().mean(1)) / world_size()
+        scale = self.weight * torch.rsqrt(var + self.eps)
         with torch.no_grad():  # running statistics, as PyTorch keeps them
             self.num_batches_tracked += 1
             new = 1 / self.num_batches_tracked if self.momentum is None else self.momentum
+            values = flat.shape[1] * world_size()
             self.running_mean.lerp_(mean, new)
-            self.running_var.lerp_(var * count / (count - 1), new)
-        return y.view_as(x)
+            self.running_var.lerp_(var * values / (values - 1), new)
+        y = centred * scale[:, None] + self.bias[:, None]
+        return y.unflatten(1, (len(x), *x.shape[2:])).transpose(0, 1).to(x.dtype)
 
 
 def synchronise(module: nn.Module) -> nn.Module:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DEEPEST', 'InputError', 'read_bytes', 'parse_json', 'read_json', 'shipped', 'write_bytes', 'write_text', 'write_json',
-           'new_folder', 'alone_in', 'digest']
+           'alone_in', 'new_folder', 'digest']
 
 # %% ../../nbs/handbook/utils/01_files.ipynb #916d3de9
 import contextlib
@@ -14,20 +14,16 @@ import itertools
 import json
 import os
 import platform
-import re
+import secrets
 import shutil
 import stat
 import sys
-import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
-try:
-    import fcntl
-except ImportError:  # Windows has none: nothing is locked there
-    fcntl = None  # type: ignore[assignment]
+from filelock import FileLock, Timeout
 
 # %% ../../nbs/handbook/utils/01_files.ipynb #67a01784
 class InputError(ValueError):
@@ -62,26 +58,21 @@ def read_bytes(path: str | Path, limit: int = 2**24, count: int = -1) -> bytes:
 
 # %% ../../nbs/handbook/utils/01_files.ipynb #b858bb18
 DEEPEST = 100  # brackets within brackets; the book's own files have five
-_BRACKETS = {**dict.fromkeys(b"[{", 1), **dict.fromkeys(b"]}", -1)}
-_ELSE = bytes(set(range(256)) - _BRACKETS.keys())
 
 
 def parse_json(data: bytes, where: str) -> object:
-    """Content of a JSON text in UTF-8. InputError, naming the file ``where`` and the line, if it is none or has a key twice."""
-    if (
-        max(itertools.accumulate(_BRACKETS[b] for b in data.translate(None, _ELSE)), default=0)
-        > DEEPEST
-    ):
+    """Content of a JSON text in UTF-8. InputError, naming the file `where` and the line, if it is none or has a key twice."""
+    steps = (1 if b in b"[{" else -1 for b in data if b in b"[{]}")
+    if max(itertools.accumulate(steps), default=0) > DEEPEST:
         raise InputError(
             f"{where}: not JSON of ours (more than {DEEPEST} brackets within brackets)"
         )
 
     def once(pairs: list[tuple[str, object]]) -> dict:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
-            raise InputError(f"{where}: the key {twice[:40]!r} is there twice, expected once")
-        return found
+        key, count = Counter(key for key, _ in pairs).most_common(1)[0] if pairs else ("", 1)
+        if count > 1:
+            raise InputError(f"{where}: the key {key[:40]!r} is there twice, expected once")
+        return dict(pairs)
 
     try:
         return json.loads(data.decode("utf-8-sig"), object_pairs_hook=once)
@@ -94,7 +85,7 @@ def parse_json(data: bytes, where: str) -> object:
 
 
 def read_json(path: str | Path, limit: int = 2**24) -> object:
-    """Content of a JSON file of at most ``limit`` bytes; InputError as `read_bytes` and `parse_json`."""
+    """Content of a JSON file of at most `limit` bytes; InputError as `read_bytes` and `parse_json`."""
     return parse_json(read_bytes(path, limit), str(path))
 
 # %% ../../nbs/handbook/utils/01_files.ipynb #888c9394
@@ -112,14 +103,12 @@ def shipped(name: str) -> Path:
         If neither the checkout nor the installed package has the file.
     """
     package = Path(__file__).resolve().parents[1]
-    for folder in (
-        package / "assets",
-        package.parent / "data",
-    ):  # a wheel holds the first, a checkout the second
+    homes = package / "assets", package.parent / "data"  # of a wheel, of a checkout
+    for folder in homes:
         if (folder / name).exists():
             return folder / name
     raise FileNotFoundError(
-        f"{name}: not among the data files of scdnet in {package / 'assets'} or {package.parent / 'data'}"
+        f"{name}: not among the data files of scdnet in {' or '.join(map(str, homes))}"
     )
 
 # %% ../../nbs/handbook/utils/01_files.ipynb #61dc0fa0
@@ -137,100 +126,91 @@ def _sync(path: Path) -> None:
     finally:
         os.close(handle)
 
-
-def _plain_mode(path: Path, mode: int) -> None:
-    """Give a temporary file or folder the permissions that an ordinary one would have got."""
-    mask = os.umask(0)
-    os.umask(mask)
-    os.chmod(path, mode & ~mask)
-
 # %% ../../nbs/handbook/utils/01_files.ipynb #323dadf8
-def _aside(make: Callable, path: Path):
-    """What `tempfile.mkstemp` or `mkdtemp` makes beside ``path``."""
+@contextlib.contextmanager
+def _named(path: Path, aside: Path) -> Iterator[None]:
+    """Let an error of the system name `path` instead of `aside`."""
     try:
-        return make(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+        yield
     except OSError as error:
-        error.filename = str(path)
+        if error.filename is not None:
+            error.filename = str(error.filename).replace(str(aside), str(path), 1)
+        elif error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            error.filename = str(path)
         raise
-
-
-def _name(error: BaseException, aside: str | Path, path: Path) -> None:
-    """Let an error of the system name ``path`` instead of ``aside``."""
-    if isinstance(error, OSError) and error.filename is not None:
-        error.filename = str(error.filename).replace(str(aside), str(path), 1)
-    elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        error.filename = str(path)
 
 # %% ../../nbs/handbook/utils/01_files.ipynb #086815aa
 def write_bytes(path: str | Path, content: bytes) -> Path:
-    """Write a file so that it is whole or unchanged at every moment; its folder must exist. Returns ``path``."""
+    """Write a file so that it is whole or unchanged at every moment; its folder must exist. Returns `path`."""
     path = Path(path)
-    handle, aside = _aside(tempfile.mkstemp, path)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        _plain_mode(Path(aside), 0o666)
-        os.replace(aside, path)
-    except BaseException as error:
-        Path(aside).unlink(missing_ok=True)
-        _name(error, aside, path)
-        raise
-    _sync(path.parent)
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    with _named(path, aside):
+        try:
+            aside.write_bytes(content)
+            _sync(aside)
+            os.replace(aside, path)
+        except BaseException:
+            aside.unlink(missing_ok=True)
+            raise
+        _sync(path.parent)
     return path
 
 
 def write_text(path: str | Path, text: str) -> Path:
-    """Write a text file (UTF-8), whole or unchanged at every moment (see `write_bytes`). Returns ``path``."""
+    """Write a text file (UTF-8), whole or unchanged at every moment (see `write_bytes`). Returns `path`."""
     return write_bytes(path, text.encode("utf-8"))
 
 # %% ../../nbs/handbook/utils/01_files.ipynb #2ada27c6
 def write_json(path: str | Path, content: object) -> Path:
-    """Write ``content`` as indented JSON, atomically (see `write_text`).
+    """Write `content` as indented JSON, whole or unchanged at every moment (see `write_bytes`).
 
-    ``NaN`` and infinity are refused (``ValueError``), since they are not JSON: use ``None``.
+    `NaN` and infinity are refused (`ValueError`), since they are not JSON: use `None`. A file name that is no text becomes JSON's own escapes.
     """
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    return write_bytes(
-        path, text.encode("utf-8", "backslashreplace")
-    )  # a file name that is no text becomes JSON's own escapes
+    return write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 # %% ../../nbs/handbook/utils/01_files.ipynb #2d566f5e
-def _lock(handle: int) -> bool:
-    """Lock an open file or folder; whether the file system can. BlockingIOError if another process has done so."""
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise
-    except (OSError, AttributeError):
-        return False
-    return True
-
-
 @contextlib.contextmanager
-def _held(folder: Path) -> Iterator[bool]:
-    """Lock a folder while the body runs; yields whether it was free."""
+def _locked(file: Path, folder: str | Path) -> Iterator[None]:
+    """Hold a lock file while the body runs; InputError if another process is at work in `folder`."""
+    lock, mine, who = FileLock(file), f"{os.getpid()} on {platform.node()}", "?"
+    with contextlib.suppress(OSError):
+        who = file.read_text()
     try:
-        handle = os.open(folder, os.O_RDONLY)
-    except PermissionError:
-        yield False
-        return
+        lock.acquire(timeout=1)  # workers of a process that was killed end a moment later
+    except Timeout:
+        raise InputError(
+            f"{folder}: process {who} is at work in it, expected nobody; wait for it, or stop it"
+        ) from None
     try:
-        free = _lock(handle)
-    except BlockingIOError:
-        free = False
-    try:
-        yield free
+        with contextlib.suppress(
+            OSError
+        ):  # Windows keeps others off an open file, and a disk may be full
+            file.write_text(mine)
+        yield
     finally:
-        os.close(handle)
+        with contextlib.suppress(OSError):
+            if file.read_text() in (mine, ""):  # and not that of one who found the folder replaced
+                file.unlink()
+        lock.release()
+
+
+def alone_in(folder: str | Path) -> contextlib.AbstractContextManager[None]:
+    """Keep out of `folder`, while the body runs, other processes that ask for the same. A process that is killed loses its lock.
+
+    Raises
+    ------
+    InputError
+        If another process is in it; names its id.
+    """
+    return _locked(Path(folder) / ".lock", folder)
 
 # %% ../../nbs/handbook/utils/01_files.ipynb #635c074f
 @contextlib.contextmanager
 def new_folder(
     path: str | Path, overwrite: bool = False, holds: Sequence[str] = ("*",)
 ) -> Iterator[Path]:
-    """Fill a temporary folder beside ``path`` and rename it to ``path`` when the body has succeeded.
+    """Fill a temporary folder beside `path` and rename it to `path` when the body has succeeded.
 
     Parameters
     ----------
@@ -240,7 +220,7 @@ def new_folder(
         Replace an existing folder (only once the new one is complete).
     holds
         Patterns of the names that a folder of this kind holds. One that holds another, not hidden, is not deleted: it is renamed to
-        ``path.old``, and a line on stderr says so.
+        `path.old`, and a line on stderr says so.
 
     Yields
     ------
@@ -250,40 +230,43 @@ def new_folder(
     Raises
     ------
     FileExistsError
-        If ``path`` exists and ``overwrite`` is false.
+        If `path` exists and `overwrite` is false.
     InputError
-        If ``path`` is to be overwritten but is a file, not a folder.
+        If `path` is to be overwritten but is a file, not a folder, or if another process is making it.
     OSError
         If the disk is full, or the temporary folder has vanished.
     """
     path = Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)
-    _clear_away(path, holds)
+    new = path.with_name(f".{path.name}.partial")
+    lock = path.with_name(f"{new.name}.lock")
     _refuse_existing(path, overwrite)
     made = [parent for parent in path.parents if not parent.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(_aside(tempfile.mkdtemp, path))
     try:
-        with _held(aside):
-            yield aside
-            for file in aside.rglob("*"):
-                _sync(file)
-            _sync(aside)
-            _plain_mode(aside, 0o777)
-            _refuse_existing(path, overwrite)  # somebody else may have made it meanwhile
-            _replace_folder(aside, path, holds)
-    except BaseException as error:
-        vanished = isinstance(error, FileNotFoundError) and not aside.exists()
-        shutil.rmtree(aside, ignore_errors=True)
+        with _named(path, lock), _named(path, new), _locked(lock, path):
+            _clear_away(path, new, holds)
+            _refuse_existing(path, overwrite)
+            new.mkdir()
+            try:
+                yield new
+                for file in (*new.rglob("*"), new):
+                    _sync(file)
+                _refuse_existing(path, overwrite)  # somebody else may have made it meanwhile
+                _replace_folder(path, new, holds)
+            except FileNotFoundError:
+                if new.exists():
+                    raise
+                raise OSError(
+                    f"{path}: what was written of it has vanished from {path.parent}"
+                ) from None
+            finally:
+                shutil.rmtree(new, ignore_errors=True)
+            _sync(path.parent)
+    except BaseException:
         with contextlib.suppress(OSError):
             for parent in made:
                 parent.rmdir()
-        if vanished:
-            raise OSError(
-                f"{path}: what was written of it has vanished from {path.parent}"
-            ) from None
-        _name(error, aside, path)
         raise
-    _sync(path.parent)
 
 # %% ../../nbs/handbook/utils/01_files.ipynb #e4ba8cd4
 def _refuse_existing(path: Path, overwrite: bool) -> None:
@@ -293,37 +276,30 @@ def _refuse_existing(path: Path, overwrite: bool) -> None:
         raise InputError(f"{path}: is a file, expected a folder or nothing")
 
 
-def _replace_folder(new: Path, path: Path, holds: Sequence[str]) -> None:
-    """Rename ``new`` to ``path``; an older folder of that name is moved out of the way first, and removed last or kept."""
-    if not path.exists():
-        os.rename(new, path)
-        return
-    old = new.with_name(new.name + ".old")
-    with _held(path):
+def _replace_folder(path: Path, new: Path, holds: Sequence[str]) -> None:
+    """Rename `new` to `path`; an older folder of that name is moved out of the way first, and removed last or kept."""
+    replaces, old = path.exists(), new.with_name(f"{new.name}.old")
+    if replaces:
         os.rename(path, old)
-        try:
-            os.rename(new, path)
-        except BaseException:
+    try:
+        os.rename(new, path)
+    except BaseException:
+        if replaces:
             os.rename(old, path)
-            raise
+        raise
+    if replaces:
         _put_away(old, path, holds)
 
 
 def _put_away(old: Path, path: Path, holds: Sequence[str]) -> None:
-    """Remove the folder that ``path`` has replaced, or keep it beside it if it holds anything foreign."""
-    foreign = [
-        name
-        for name in os.listdir(old)
-        if not name.startswith(".") and not any(fnmatch(name, pattern) for pattern in holds)
-    ]
+    """Remove the folder that `path` has replaced, or keep it beside it if it holds anything foreign."""
+    names = [name for name in os.listdir(old) if not name.startswith(".")]
+    foreign = [name for name in names if not any(fnmatch(name, pattern) for pattern in holds)]
     if not foreign:
         shutil.rmtree(old, ignore_errors=True)
         return
-    kept = next(
-        k
-        for i in itertools.count(1)
-        if not (k := path.with_name(f"{path.name}.old{i if i > 1 else ''}")).exists()
-    )
+    places = (path.with_name(f"{path.name}.old{i or ''}") for i in (0, *range(2, 10**6)))
+    kept = next(place for place in places if not place.exists())
     os.rename(old, kept)
     print(
         f"{path}: the folder of that name held {min(foreign)}, which is nothing of ours; it is kept as {kept}",
@@ -331,57 +307,14 @@ def _put_away(old: Path, path: Path, holds: Sequence[str]) -> None:
     )
 
 
-def _clear_away(path: Path, holds: Sequence[str]) -> None:
-    """Remove what processes that were killed have left beside ``path``; the folder that one had moved out of the way comes back."""
-    ours = re.compile(rf"\.{re.escape(path.name)}\.[a-z0-9_]{{8}}\.partial(\.old)?")
-    with contextlib.suppress(OSError):
-        for left in [
-            entry
-            for entry in path.parent.iterdir()
-            if ours.fullmatch(entry.name) and entry.is_dir()
-        ]:
-            with _held(left) as abandoned:
-                if abandoned and left.suffix == ".old":
-                    _put_away(left, path, holds) if path.exists() else os.rename(left, path)
-                elif abandoned:
-                    shutil.rmtree(left, ignore_errors=True)
-
-# %% ../../nbs/handbook/utils/01_files.ipynb #ef345b04
-@contextlib.contextmanager
-def alone_in(folder: str | Path) -> Iterator[None]:
-    """Keep out of ``folder``, while the body runs, other processes that ask for the same. A process that is killed loses its lock.
-
-    Raises
-    ------
-    InputError
-        If another process is in it; names its id.
-    """
-    path = Path(folder) / ".lock"
-    while True:
-        with open(path, "a+", encoding="utf-8") as file:
-            try:
-                _lock(file.fileno())
-            except BlockingIOError:
-                file.seek(0)
-                raise InputError(
-                    f"{folder}: process {file.read() or '?'} is at work in it, expected nobody; wait for it, or stop it"
-                ) from None
-            if not _is(file, path):  # who had it has just left, and taken the file along
-                continue
-            file.truncate(0)
-            file.write(f"{os.getpid()} on {platform.node()}")
-            file.flush()
-            try:
-                yield
-                return
-            finally:
-                if _is(file, path):
-                    path.unlink()
-
-
-def _is(file, path: Path) -> bool:
-    """Whether an open file is the one at ``path``."""
-    return path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())
+def _clear_away(path: Path, new: Path, holds: Sequence[str]) -> None:
+    """Remove what a process that was killed has left; the folder that it had moved out of the way comes back."""
+    shutil.rmtree(new, ignore_errors=True)
+    old = new.with_name(f"{new.name}.old")
+    if old.exists() and path.exists():
+        _put_away(old, path, holds)
+    elif old.exists():
+        os.rename(old, path)
 
 # %% ../../nbs/handbook/utils/01_files.ipynb #931dc3ed
 def digest(path: str | Path) -> str:

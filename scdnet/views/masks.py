@@ -89,39 +89,30 @@ def spatial_mask(
     InputError
         If `k` or `seeds` is out of range.
     """
-    joints, device = skeleton.num_joints, generator.device
+    joints = skeleton.num_joints
     if not 0 <= k <= joints:
-        raise InputError(
-            f"spatial mask: k is {k}, expected 0 to {joints}, the joints of skeleton {skeleton.name!r}"
-        )
-    scores = torch.zeros(count, joints, dtype=torch.float64, device=device)
+        raise InputError(f"spatial mask: k is {k}, expected 0 to {joints}, the joints there are")
+    scores = torch.zeros(count, joints, dtype=torch.float64, device=generator.device)
     if structural:
         scores = walk_scores(skeleton, _seeds(seeds, joints, count, generator), n)
     shuffled = uniform(count, joints, generator=generator).argsort(1, descending=True)
     ranked = scores.gather(1, shuffled).argsort(dim=1, descending=True, stable=True)
     hidden = shuffled.gather(1, ranked[:, :k])  # (N, k): by score, ties in random order
-    return torch.zeros(count, joints, dtype=torch.bool, device=device).scatter(1, hidden, True)
+    return torch.zeros_like(scores, dtype=torch.bool).scatter(1, hidden, True)
 
 
 def _seeds(seeds, joints: int, count: int, generator: Generator) -> Tensor:
     """The joints from which the masks spread, (N, S): drawn, or the given ones for each clip."""
-    if isinstance(seeds, (int, np.integer)):
-        if seeds < 1:
-            raise InputError(f"spatial mask: seeds is {seeds}, expected 1 or more")
-        size = (count, int(seeds))
-        return torch.randint(joints, size, generator=generator, device=generator.device)
-    given = torch.as_tensor(seeds).to(generator.device)
-    whole = not (given.is_floating_point() or given.is_complex() or given.dtype == torch.bool)
-    if (
-        given.ndim != 1
-        or not len(given)
-        or not whole
-        or not ((0 <= given) & (given < joints)).all()
-    ):
+    device = generator.device
+    if isinstance(seeds, (int, np.integer)) and seeds >= 1:
+        return torch.randint(joints, (count, int(seeds)), generator=generator, device=device)
+    given = np.asarray(seeds)
+    whole = given.ndim == 1 and given.size > 0 and given.dtype.kind in "iu"
+    if not whole or not 0 <= given.min() <= given.max() < joints:
         raise InputError(
-            f"spatial mask: seeds is {seeds}, expected how many, or some of the joints 0 to {joints - 1}"
+            f"spatial mask: seeds is {seeds}, expected 1 or more, or joints below {joints}"
         )
-    return given.long().expand(count, -1)
+    return torch.from_numpy(given.astype(np.int64)).to(device).expand(count, -1)
 
 # %% ../../nbs/book/03_masks.ipynb #2cca469b
 def temporal_mask(
@@ -151,16 +142,12 @@ def temporal_mask(
     InputError
         If `s` or `r` is out of range.
     """
-    if not 1 <= s <= frames:
-        raise InputError(f"temporal mask: s is {s}, expected 1 to {frames}, the frames of a clip")
-    if not 0 <= r <= s:
-        raise InputError(f"temporal mask: r is {r}, expected 0 to {s}, the number of cubes")
+    if not (1 <= s <= frames and 0 <= r <= s):
+        raise InputError(f"temporal mask: s is {s}, r is {r}, expected r <= s <= {frames} frames")
     units, hidden = (s, r) if structural else (frames, round(frames * r / s))
-    chosen = uniform(count, units, generator=generator).topk(hidden).indices  # (N, r)
-    cubes = torch.zeros(count, units, dtype=torch.bool, device=chosen.device).scatter(
-        1, chosen, True
-    )
-    return cubes[:, torch.arange(frames, device=chosen.device) * units // frames]  # -> (N, T)
+    draws = uniform(count, units, generator=generator)
+    cubes = torch.zeros_like(draws, dtype=torch.bool).scatter(1, draws.topk(hidden).indices, True)
+    return cubes[:, torch.arange(frames, device=draws.device) * units // frames]  # (N, s) -> (N, T)
 
 # %% ../../nbs/book/03_masks.ipynb #c0309699
 def hide(clips: Tensor, joints: Tensor | None = None, frames: Tensor | None = None) -> Tensor:
@@ -196,9 +183,8 @@ class SpatialMask:
 
     def __call__(self, clips: Tensor, skeleton: Skeleton, generator: Generator) -> Tensor:
         chosen = coin(len(clips), generator, self.p)[:, None]
-        joints = spatial_mask(
-            skeleton, len(clips), generator, self.n, self.k, self.seeds, self.structural
-        )
+        options = self.n, self.k, self.seeds, self.structural
+        joints = spatial_mask(skeleton, len(clips), generator, *options)
         return hide(clips, joints=joints & chosen)
 
 
@@ -213,7 +199,6 @@ class TemporalMask:
 
     def __call__(self, clips: Tensor, skeleton: Skeleton, generator: Generator) -> Tensor:
         chosen = coin(len(clips), generator, self.p)[:, None]
-        frames = temporal_mask(
-            clips.shape[2], len(clips), generator, self.s, self.r, self.structural
-        )
+        options = self.s, self.r, self.structural
+        frames = temporal_mask(clips.shape[2], len(clips), generator, *options)
         return hide(clips, frames=frames & chosen)

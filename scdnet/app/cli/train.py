@@ -145,14 +145,16 @@ class ImportOfficial:
         official, run = training.official, training.run
         try:
             old = official.read_checkpoint(self.checkpoint)
-            model = official.import_official(old, skeleton, heads=self.heads)
+            model = official.import_official(
+                old, skeleton, heads=self.heads, stream=self.stream
+            )
         except InputError as error:
             text = str(error).removeprefix(f"{self.checkpoint}: ")
             raise InputError(f"{self.checkpoint}: {text}") from error
         encoder, queue = model.query.encoder, len(model.queues["g"].keys)
         values = replace(
             training.config.PRESETS["paper"],
-            encoder=encoder.config,
+            encoder=official.read_config(old, self.heads),
             queue_size=queue,
             stream=self.stream,
         )
@@ -169,7 +171,7 @@ class ImportOfficial:
         with new_folder(self.out, self.overwrite, run.RUN_FILES) as folder:
             write_json(folder / "config.json", content)
             run.save_encoder(encoder, folder)
-        sizes = f"{encoder.config.frames}, {skeleton.num_joints}, {encoder.persons}"
+        sizes = f"{encoder.format.frames}, {skeleton.num_joints}, {encoder.format.persons}"
         show(
             [
                 ("frames, joints, persons", sizes),

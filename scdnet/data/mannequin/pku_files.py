@@ -8,44 +8,38 @@ __all__ = ['OTHER_NAMES', 'VIEWS', 'EACH', 'pku_classes', 'heading', 'glide', 'V
 
 # %% ../../../nbs/handbook/data/mannequin/06_pku_files.ipynb #b7d90a2b
 import os
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from tqdm.auto import tqdm
 
-from ...utils.files import InputError, new_folder
-from ..readers.base import class_names
 from ..layouts import NTU25
 from .actions import ACTIONS, Performance
 from .body import ease, generator, turn
+from .ntu_files import in_processes
 from .perform import bodies_of, draw_performance, movement
 from .sensor import AZIMUTH, FACES, sense, to_camera
+from ..readers.base import class_names
+from ..splits import PKU1_TEST_VIDEOS, PKU2_TEST_SUBJECTS
+from ...utils.files import InputError, new_folder
 
 # %% ../../../nbs/handbook/data/mannequin/06_pku_files.ipynb #37ee4719
-OTHER_NAMES = {
+OTHER_NAMES = {  # NTU's name -> PKU-MMD's
     "nod head/bow": "bow",
     "standing up (from sitting position)": "standing up",
-}  # NTU's name -> PKU-MMD's
+}
 
 
 def pku_classes() -> dict[int, int]:
     """PKU-MMD's class (1 to 51) of each NTU action that the mannequin performs and PKU-MMD has."""
-    ntu, pku = (
-        class_names("ntu"),
-        {name: number for number, name in enumerate(class_names("pku"), 1)},
-    )
+    ntu, pku = class_names("ntu"), class_names("pku")
     names = {action: OTHER_NAMES.get(ntu[action - 1], ntu[action - 1]) for action in ACTIONS}
-    return {action: pku[name] for action, name in names.items() if name in pku}
+    return {action: pku.index(name) + 1 for action, name in names.items() if name in pku}
 
 # %% ../../../nbs/handbook/data/mannequin/06_pku_files.ipynb #89295145
-_LEFT_HIP, _RIGHT_HIP = NTU25.index("left hip"), NTU25.index("right hip")
-
-
 def heading(pose: np.ndarray) -> float:
     """Angle about the vertical (radians, to the left) that a pose (25, 3) in the room looks along; 0 is +z."""
-    x, _, z = pose[_LEFT_HIP] - pose[_RIGHT_HIP]
+    x, _, z = pose[NTU25.index("left hip")] - pose[NTU25.index("right hip")]
     return float(np.arctan2(-z, x))
 
 
@@ -68,7 +62,7 @@ def glide(start: np.ndarray, end: np.ndarray, frames: int) -> np.ndarray:
     roots = [pose[0] * [1, 0, 1] for pose in (start, end)]  # where they stand
     own = [
         (pose - root) @ turn("y", np.array([-heading(pose)]))[0].T
-        for pose, root in zip((start, end), roots)
+        for pose, root in zip((start, end), roots, strict=True)
     ]
     pose, root = (a + u[:, None, None] * (b - a) for a, b in (own, roots))
     return pose @ turn("y", first + u * change).transpose(0, 2, 1) + root
@@ -78,7 +72,7 @@ VIEWS = {
     "L": 3,
     "M": 1,
     "R": 2,
-}  # the mannequin's camera for each view: 45 degrees to the left, in the middle, to the right
+}  # the mannequin's camera: 45° to the left, in the middle, 45° right
 EACH = 4  # actions in a video
 
 
@@ -87,26 +81,29 @@ class Video:
     """An untrimmed performance as three cameras recorded it."""
 
     name: str  # 0285, or A01N02; without the view
-    frames: dict[
-        str, np.ndarray
-    ]  # view -> (T, 2, 25, 3) metres, camera coordinates, six decimals; zeros for an absent body
-    rows: list[
-        tuple[int, int, int, int]
-    ]  # class from 1, first frame and last frame (from 1, both included), confidence
+    # view -> (T, 2, 25, 3) metres, camera coordinates, six decimals; zeros for an absent body
+    frames: dict[str, np.ndarray]
+    # class from 1, first frame and last frame (from 1, both included), confidence
+    rows: list[tuple[int, int, int, int]]
+
+
+def _numbers(name: str) -> tuple[int, int, int]:
+    """Part, session and person that a video's name stands for."""
+    if name.startswith("A"):
+        session, person = map(int, name[1:].split("N"))
+        return 2, session, person
+    return 1, int(name), int(name)
 
 
 def performances(name: str, seed: int = 0) -> list[Performance]:
     """The actions of a video, in their order; all idle for a moment before and after, and none is done on a chair."""
-    session, person = (
-        map(int, name[1:].split("N")) if name.startswith("A") else (int(name), int(name))
-    )
-    place = EACH * (4 * session + person if name.startswith("A") else person)
+    part, session, person = _numbers(name)
+    place = EACH * (person if part == 1 else 4 * session + person)
     deck = generator(seed, "deck").permutation(list(pku_classes()))
     drawn = []
     for i in range(EACH):
-        p = draw_performance(
-            int(deck[(place + i) % len(deck)]), person, 1, 1 + session % 17, 1, seed
-        )
+        action = int(deck[(place + i) % len(deck)])
+        p = draw_performance(action, person, 1, 1 + session % 17, 1, seed)
         before, after = generator(seed, name, i).integers(8, 20, 2)
         drawn.append(replace(p, before=int(before), after=int(after), cut=(0.0, 1.0), seated=False))
     return drawn
@@ -129,22 +126,17 @@ def string_together(
         if pieces:
             pieces.append(glide(pieces[-1][-1, 0], people[0, 0], int(r.integers(12, 25)))[:, None])
             frames += len(pieces[-1])
-        idle = p.after if ACTIONS[p.action].reversed else p.before
-        early, late = r.integers(0, 3, 2)
-        rows.append(
-            (
-                classes[p.action],
-                int(frames + idle - early) + 1,
-                int(frames + idle + p.during + late),
-                int(r.integers(1, 3)),
-            )
-        )
+        first = frames + (p.after if ACTIONS[p.action].reversed else p.before)
+        (early, late), sure = r.integers(0, 3, 2), int(r.integers(1, 3))
+        rows.append((classes[p.action], int(first - early) + 1, int(first + p.during + late), sure))
         pieces.append(people)
         frames += len(people)
-    room, there = np.zeros((frames, 2, 25, 3)), np.zeros((frames, 2), bool)
-    for piece, stop in zip(pieces, np.cumsum([len(piece) for piece in pieces])):
-        room[stop - len(piece) : stop, : piece.shape[1]] = piece
-        there[stop - len(piece) : stop, : piece.shape[1]] = True
+    room = np.concatenate(
+        [np.pad(piece, ((0, 0), (0, 2 - piece.shape[1]), (0, 0), (0, 0))) for piece in pieces]
+    )
+    there = np.repeat(
+        [[True, piece.shape[1] == 2] for piece in pieces], [len(piece) for piece in pieces], 0
+    )
     return room, there, rows
 
 # %% ../../../nbs/handbook/data/mannequin/06_pku_files.ipynb #77d98a69
@@ -160,9 +152,8 @@ def perform_video(name: str, seed: int = 0) -> Video:
     """
     drawn = performances(name, seed)
     room, there, rows = string_together(drawn, seed, name)
-    facing = (
-        generator(seed, name, "facing").uniform(-15, 15) - AZIMUTH[FACES[1]]
-    )  # degrees; all look about to the middle camera
+    # degrees; all look about to the middle camera
+    facing = generator(seed, name, "facing").uniform(-15, 15) - AZIMUTH[FACES[1]]
     frames = {}
     for view, camera in VIEWS.items():
         clean = to_camera(room, replace(drawn[0], camera=camera, facing=facing))
@@ -183,16 +174,15 @@ def video_names(part: int = 1, videos: int = 12) -> list[str]:
         raise InputError(f"part: {part}, expected 1 or 2")
     if not 2 <= videos <= 80:
         raise InputError(f"videos: {videos}, expected 2 to 80")
-    first = 291 - videos // 2
-    return [
-        f"{first + i:04}" if part == 1 else f"A{1 + i // 4:02}N{1 + i % 4:02}"
-        for i in range(videos)
-    ]
+    if part == 1:
+        return [f"{PKU1_TEST_VIDEOS[0] - videos // 2 + i:04}" for i in range(videos)]
+    return [f"A{1 + i // 4:02}N{1 + i % 4:02}" for i in range(videos)]
 
 
 def _tests(name: str) -> bool:
     """Whether a video is on the test side of the published cross-subject rule."""
-    return name[3:] in ("N02", "N03", "N07") if name.startswith("A") else 291 <= int(name) <= 334
+    part, _, number = _numbers(name)
+    return number in (PKU1_TEST_VIDEOS if part == 1 else PKU2_TEST_SUBJECTS)
 
 
 def split_text(train: list[str], test: list[str]) -> str:
@@ -206,6 +196,30 @@ def video_text(frames: np.ndarray) -> str:
     return "".join([line % tuple(row) for row in frames.reshape(len(frames), -1).tolist()])
 
 # %% ../../../nbs/handbook/data/mannequin/06_pku_files.ipynb #76cb9168
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="ascii", newline="\n")
+
+
+def _write_video(folder: Path, name: str, seed: int) -> None:
+    video = perform_video(name, seed)
+    labels = "".join(f"{','.join(map(str, row))}\n" for row in video.rows)
+    for view, frames in video.frames.items():
+        _write(folder / "PKU_Skeleton" / f"{name}-{view}.txt", video_text(frames))
+        _write(folder / "Train_Label_PKU_final" / f"{name}-{view}.txt", labels)
+
+
+def _write_splits(folder: Path, names: list[str], part: int) -> None:
+    """Both split files, under the names that they have in the two releases."""
+    files = [f"{name}-{view}" for name in names for view in VIEWS]
+    tests = {"subject": [_tests(f[:-2]) for f in files], "view": [f[-1] == "L" for f in files]}
+    for kind, side in tests.items():
+        train, test = (
+            [f for f, s in zip(files, side, strict=True) if s == t] for t in (False, True)
+        )
+        name = f"cross-{kind}.txt" if part == 1 else f"cross_{kind}_v2.txt"
+        _write(folder / name, split_text(train, test))
+
+
 def synthesize_pku(
     out: str | Path,
     seed: int = 0,
@@ -252,42 +266,6 @@ def synthesize_pku(
         for child in children:
             (folder / child).mkdir()
         jobs = [(folder, name, seed) for name in names]
-        bar = dict(total=len(jobs), desc="synthesize", unit="video", disable=not progress)
-        if workers == 1:
-            list(tqdm(map(_write_video, jobs), **bar))
-        else:
-            with ProcessPoolExecutor(workers) as pool:
-                list(tqdm(pool.map(_write_video, jobs), **bar))
-        _write_splits(folder / "Split", names)
+        in_processes(_write_video, jobs, workers, "video", progress)
+        _write_splits(folder / "Split", names, part)
     return Path(out)
-
-# %% ../../../nbs/handbook/data/mannequin/06_pku_files.ipynb #7b8caa2d
-def _write_video(job: tuple[Path, str, int]) -> None:
-    folder, name, seed = job
-    video = perform_video(name, seed)
-    labels = "".join(f"{','.join(map(str, row))}\n" for row in video.rows)
-    for view, frames in video.frames.items():
-        (folder / "PKU_Skeleton" / f"{name}-{view}.txt").write_text(
-            video_text(frames), encoding="ascii", newline="\n"
-        )
-        (folder / "Train_Label_PKU_final" / f"{name}-{view}.txt").write_text(
-            labels, encoding="ascii", newline="\n"
-        )
-
-
-def _write_splits(folder: Path, names: list[str]) -> None:
-    """Both split files, under the names that they have in the two releases."""
-    files = [f"{name}-{view}" for name in names for view in VIEWS]
-    test = {
-        "subject": {f for f in files if _tests(f[:-2])},
-        "view": {f for f in files if f.endswith("-L")},
-    }
-    for kind, side in test.items():
-        path = folder / (
-            f"cross_{kind}_v2.txt" if names[0].startswith("A") else f"cross-{kind}.txt"
-        )
-        path.write_text(
-            split_text([f for f in files if f not in side], [f for f in files if f in side]),
-            encoding="ascii",
-            newline="\n",
-        )

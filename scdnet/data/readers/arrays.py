@@ -52,9 +52,7 @@ def loop_length(frames: np.ndarray, tolerance: float = 0.0, moving: bool = True)
     return len(flat)
 
 # %% ../../../nbs/handbook/data/readers/07_arrays.ipynb #c346d53e
-ROUNDING = (
-    1e-5  # share of the largest coordinate; float32 rounds at 1e-7, a sensor's noise is above 1e-4
-)
+ROUNDING = 1e-5  # of the largest coordinate; float32 rounds at 1e-7, sensors' noise is above 1e-4
 
 
 def unpad(frames: np.ndarray) -> np.ndarray:

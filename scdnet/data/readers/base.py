@@ -30,7 +30,7 @@ from ...utils.files import InputError, read_bytes, shipped
 
 # %% ../../../nbs/handbook/data/readers/01_base.ipynb #17bb181a
 @contextlib.contextmanager
-def readable(where: str) -> Iterator[None]:
+def readable(where: str, kind: str = "") -> Iterator[None]:
     """Turn what can go wrong while a file is read into an `InputError` that names the file `where`."""
     try:
         yield
@@ -46,7 +46,7 @@ def readable(where: str) -> Iterator[None]:
         zipfile.BadZipFile,
         zlib.error,
     ) as error:
-        raise InputError(f"{where}: cannot be read ({error})") from error
+        raise InputError(f"{where}: cannot be read{kind} ({error})") from error
 
 
 def open_zip(path: str) -> zipfile.ZipFile:
@@ -102,7 +102,7 @@ class Entry:
                 return read_bytes(self.path, limit)
             if self.size > limit:
                 raise InputError(f"{self.label}: {self.size} bytes, expected at most {limit}")
-            return self._unpack(-1)
+            return self._unpack(self.size)  # no more, should that be a lie
 
     def head(self, count: int) -> bytes:
         """The first `count` bytes of the content, all of it where that is shorter; InputError if they cannot be read."""
@@ -189,7 +189,7 @@ def _one_file(path: str, refuse: Callable[[str, str], None]) -> list[Entry]:
 
 def _members(path: str, refuse: Callable[[str, str], None]) -> list[Entry]:
     try:
-        with readable(path):
+        with readable(path, " as a zip archive"):
             infos = [info for info in open_zip(path).infolist() if not info.is_dir()]
             if sum(info.compress_size for info in infos) > os.path.getsize(path):
                 raise zipfile.BadZipFile("the members of this zip archive overlap")
@@ -199,13 +199,17 @@ def _members(path: str, refuse: Callable[[str, str], None]) -> list[Entry]:
     names, found = Counter(info.filename for info in infos), []
     for name in sorted(names):
         if points_outside(name):
-            wrong = "points outside the archive, expected plain names"
-        elif names[name] > 1:
-            wrong = "is there twice, expected different names"
-        else:
-            found += [] if _junk(name) else [Entry(path, name)]
-            continue
-        refuse(f"{path}/{name}", f"{path}: member {name!r} {wrong}")
+            refuse(
+                f"{path}/{name}",
+                f"{path}: member {name!r} points outside the archive, expected plain names",
+            )
+        elif not _junk(name):
+            found.append(Entry(path, name))
+        if names[name] > 1:
+            refuse(
+                f"{path}/{name}",
+                f"{path}: member {name!r} is there twice, expected different names",
+            )
     return found
 
 # %% ../../../nbs/handbook/data/readers/01_base.ipynb #5b1e0a06

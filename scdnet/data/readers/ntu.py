@@ -63,9 +63,7 @@ def parse_name(name: str) -> dict[str, int]:
 BODIES = 4  # bodies kept in a frame, by their order; official
 BODY_FIELDS, JOINT_FIELDS = 10, 12
 MOST_BODIES = 100  # a larger number in a frame is no number of bodies
-MOST_FRAMES = (
-    20_000  # eleven minutes; an empty frame is two bytes in the file, and 1200 in the clip
-)
+MOST_FRAMES = 20_000  # eleven minutes; an empty frame has two bytes in the file, 1200 in the clip
 
 
 def arrange(counts: np.ndarray, joints: np.ndarray, keep: np.ndarray | None = None) -> np.ndarray:
@@ -160,8 +158,9 @@ def _parse(text: _Text) -> tuple[np.ndarray, np.ndarray, list[bytes]]:
             text.count(at + 1, "the number of joints", NTU25.num_joints, NTU25.num_joints)
             first.append(at + 2)
             at += 2 + NTU25.num_joints
-            joints += text.lines[first[-1] : at]
-            if [line.count(b" ") for line in joints[-NTU25.num_joints :]] != GAPS:
+            found = text.lines[first[-1] : at]
+            joints += found
+            if [line.count(b" ") for line in found] != GAPS:
                 for line in range(first[-1], at):
                     text.line(line, "a joint", JOINT_FIELDS)
     if at < len(text.lines):
@@ -175,10 +174,8 @@ def _parse(text: _Text) -> tuple[np.ndarray, np.ndarray, list[bytes]]:
 
 # %% ../../../nbs/handbook/data/readers/02_ntu.ipynb #06299b71
 SHORT = 11  # frames; a body that is there no longer is a ghost
-WIDE, WIDE_SHARE = (
-    0.8,
-    0.69754,
-)  # extent in x over that in y; a body with a larger share of wide frames is a ghost
+WIDE = 0.8  # extent in x over that in y
+WIDE_SHARE = 0.69754  # a body with a larger share of wide frames is a ghost
 
 
 def is_ghost(ids: list[bytes], joints: np.ndarray) -> np.ndarray:

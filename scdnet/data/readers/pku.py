@@ -50,7 +50,9 @@ def parse_name(name: str) -> Video:
     """What the name of a video says, for example `0002-L` or `A10N08-L`; InputError if it has another form."""
     match = NAME.fullmatch(name)
     if not match:
-        raise InputError(f"{name}: not a PKU-MMD name, expected one such as 0002-L or A10N08-L")
+        raise InputError(
+            f"{name[:40]!r}: not a PKU-MMD name, expected one such as 0002-L or A10N08-L"
+        )
     video, session, person = (int(digits) if digits else -1 for digits in match.groups()[:3])
     view = match[4].upper()
     camera = "LMR".index(view) + 1
