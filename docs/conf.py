@@ -81,14 +81,17 @@ def one_text(app, what, name, thing, options, lines):
 
 
 def fields(app, what, name, thing, options, lines):
-    """Of a dataclass, what the comments beside its fields say."""
+    """Of a dataclass, what the comments at its fields say."""
     if (
         what != "class"
         or not dataclasses.is_dataclass(thing)
         or any(line.startswith(":param") for line in lines)
     ):
         return
-    said = dict(re.findall(r"^    (\w+): [^#\n]*#:? (.+)$", inspect.getsource(thing), re.MULTILINE))
+    source = inspect.getsource(thing)
+    said = dict(re.findall(r"^    (\w+): [^#\n]*#:? (.+)$", source, re.MULTILINE))
+    above = re.findall(r"^    # (.+)\n    (\w+): [^#\n]*$", source, re.MULTILINE)
+    said |= {name: text for text, name in above}
     told = [
         f":param {field.name}: " + re.sub(r"([*|\\])", r"\\\1", said[field.name])
         for field in dataclasses.fields(thing)
