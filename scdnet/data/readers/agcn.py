@@ -126,7 +126,7 @@ def scan(entries: list[Entry], renormalise: bool = False) -> Scan:
     for side, found in sides.items():
         shape, label = found.array.shape, found.array.label
         if shape[3:] != first.shape[3:]:
-            raise InputError(f"{label}: shape {shape}, expected one as in {first.label}")
+            raise InputError(f"{label}: shape {shape}, expected {first.shape[3:]} at its end")
         for row, (name, *_) in enumerate(found.clips):
             if row not in found.wrong and name in before:
                 found.wrong[row] = (

@@ -83,7 +83,7 @@ class Entry:
     @property
     def info(self) -> zipfile.ZipInfo:
         """What the archive's directory says about a member."""
-        return open_zip(self.path).getinfo(self.member)
+        return open_zip(self.path).getinfo(self.member or "")
 
     def read(self, limit: int = 2**28) -> bytes:
         """The whole content; InputError if it cannot be read or is longer than `limit` bytes."""

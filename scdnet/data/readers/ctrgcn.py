@@ -63,7 +63,10 @@ def read_labels(array: Array) -> tuple[list[int | None], int]:
         else:
             clear = (rows >= 0) & (rows < LABELS) & (rows == np.floor(rows))
             found = np.where(clear, rows, 0).astype(int)
-        labels += [label if good else None for label, good in zip(found.tolist(), clear.tolist())]
+        labels += [
+            label if good else None
+            for label, good in zip(found.tolist(), clear.tolist(), strict=True)
+        ]
     return labels, shape[1] if len(shape) == 2 else 0
 
 # %% ../../../nbs/handbook/data/readers/09_ctrgcn.ipynb #c57a6942

@@ -46,7 +46,7 @@ def parse_name(name: str) -> dict[str, int]:
     """
     match = NAME.fullmatch(name)
     if not match:
-        raise InputError(f"{name}: not an NTU name such as S001C002P003R002A013")
+        raise InputError(f"{name}: not an NTU name, expected SsssCcccPpppRrrrAaaa")
     numbers = dict(zip(FIELDS, map(int, match.groups()), strict=True))
     if not 1 <= numbers["action"] <= ACTIONS:
         raise InputError(f"{name}: action {numbers['action']}, expected 1 to {ACTIONS}")

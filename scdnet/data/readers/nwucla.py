@@ -25,7 +25,9 @@ def parse_name(name: str) -> dict[str, int]:
     match = NAME.fullmatch(name)
     if not match:
         raise InputError(f"{name}: not an NW-UCLA name, expected aAA_sSS_eEE_vVV")
-    return dict(zip(("action", "subject", "replication", "camera"), map(int, match.groups())))
+    return dict(
+        zip(("action", "subject", "replication", "camera"), map(int, match.groups()), strict=True)
+    )
 
 # %% ../../../nbs/handbook/data/readers/03_nwucla.ipynb #ff63557e
 def read_clip(data: bytes, where: str) -> tuple[np.ndarray, int]:

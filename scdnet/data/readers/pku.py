@@ -155,7 +155,7 @@ def cut(
     """
     first, last = (max(start - 1, 0) if slicing == "one-based" else start), end
     if first >= total or last > total + SLACK:
-        raise InputError(f"frames {start} to {end}, expected some of {total} frames")
+        raise InputError(f"frames {start} to {end}, expected some of the {total} in the video")
     last = min(last, total)
     extra = max(last - first - LONGEST, 0)
     if extra and long_clips != "keep":
@@ -297,8 +297,8 @@ def _part_of(videos: list[Entry]) -> int:
     """1 or 2, the same for all videos."""
     first = {parse_name(entry.name).part: entry.label for entry in reversed(videos)}
     if len(first) == 2:
-        both = f"{first[2]} is of part II, {first[1]} of part I"
-        raise InputError(f"{both}; prepare them one by one")
+        both = f"{first[2]} is of part II, {first[1]} of part I;"
+        raise InputError(f"{both} expected one part, prepare them one by one")
     return min(first)
 
 
@@ -419,7 +419,8 @@ def _lists(split_file: str | Path, tasks: list[Task]) -> tuple[dict, dict]:
     clips = {task.name: [clip_name(task.name, row[0]) for row in task.rows] for task in tasks}
     unlisted = clips.keys() - {*sides[0], *sides[1]}
     if clips and len(unlisted) == len(clips):
-        raise InputError(f"{file.label}: lists none of {len(clips)} videos (such as {min(clips)})")
+        others = f"such as {min(clips)}, but others, such as {min(sides[0])}"
+        raise InputError(f"{file.label}: lists none of the {len(clips)} videos, {others}")
     split = split_of(*sides)
     lists = tuple([clip for video in side for clip in clips.get(video, ())] for side in sides)
     record = {"name": file.file, "split": split, "videos_on_neither_side": len(unlisted)}
