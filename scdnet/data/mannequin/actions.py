@@ -46,14 +46,17 @@ class Performance:
     idle: int = 0  # seed of sway and of small inaccuracies
 
     def mix(self, i: int, low: float, high: float) -> float:
+        """A value from `low` to `high` by the i-th number of the style."""
         return low + (high - low) * self.style[i]
 
     @property
     def frames(self) -> int:
+        """Length of the take."""
         return self.before + self.during + self.after
 
     @property
     def name(self) -> str:
+        """As the file is called: setup, camera, person, replication, action."""
         take = f"S{self.setup:03}C{self.camera:03}P{self.subject:03}R{self.replication:03}"
         return f"{take}A{self.action:03}"
 
@@ -64,6 +67,7 @@ def stroke(u: np.ndarray, p: Performance, start: float, stop: float, ramp: float
 
 
 def drink(m: Motion, u: np.ndarray, p: Performance) -> None:
+    """The hand brings a cup to the mouth; the head tips back."""
     w = keys(u, (0, 0.3, 0.7, 1), (0, 1, 1, 0))
     m.hand(R, w, "head", 0.02, -0.07, 0.12)
     m.nod = -0.4 * p.amplitude * keys(u, (0.28, 0.42, 0.6, 0.72), (0, 1, 1, 0))
@@ -79,14 +83,17 @@ def brush(m: Motion, u: np.ndarray, p: Performance, place: tuple[float, float, f
 
 
 def brush_teeth(m: Motion, u: np.ndarray, p: Performance) -> None:
+    """Brushing at the mouth."""
     brush(m, u, p, (0.04, -0.075, 0.12))
 
 
 def brush_hair(m: Motion, u: np.ndarray, p: Performance) -> None:
+    """Brushing at the top of the head."""
     brush(m, u, p, (0.08, 0.13, 0.02))
 
 
 def wave(m: Motion, u: np.ndarray, p: Performance) -> None:
+    """The raised hand swings out and in."""
     w = window(u, 0.2, 0.8, 0.2)
     out = 0.32 + 0.22 * p.amplitude * stroke(u, p, 0.2, 0.8, 0.1)
     m.hand(R, w, "shoulder", out, p.mix(0, 0.3, 0.75), p.mix(1, 0.2, 0.4))
@@ -94,12 +101,14 @@ def wave(m: Motion, u: np.ndarray, p: Performance) -> None:
 
 
 def phone(m: Motion, u: np.ndarray, p: Performance) -> None:
+    """The hand stays at the ear."""
     w = keys(u, (0.02, 0.28, 0.8, 1), (0, 1, 1, 0))
     m.hand(R, w, "head", 0.12, -0.015, 0.03)
     m.elbows[R], m.nod, m.lean = p.mix(0, -0.1, 0.3) * w, 0.08 * w, 0.05 * p.amplitude * w
 
 
 def wipe_face(m: Motion, u: np.ndarray, p: Performance) -> None:
+    """The hand circles before the face."""
     w, on = window(u, 0.2, 0.8, 0.2), window(u, 0.22, 0.78, 0.06)
     angle = 2 * np.pi * p.cycles * u
     out = 0.02 + 0.04 * p.amplitude * np.sin(angle) * on
@@ -108,12 +117,14 @@ def wipe_face(m: Motion, u: np.ndarray, p: Performance) -> None:
 
 
 def point(m: Motion, u: np.ndarray, p: Performance) -> None:
+    """The arm is stretched out and held."""
     w = keys(u, (0.06, 0.34, 0.7, 0.95), (0, 1, 1, 0))
     m.hand(R, w, "shoulder", p.mix(0, -0.2, 0.55), p.mix(1, -0.1, 0.4), 0.85)
     m.twist, m.look = 0.15 * p.amplitude * w, -p.mix(0, -0.1, 0.4) * w
 
 
 def salute(m: Motion, u: np.ndarray, p: Performance) -> None:
+    """The hand goes to the forehead, elbow out."""
     w = keys(u, (0.05, 0.3, 0.7, 0.95), (0, 1, 1, 0))
     m.hand(R, w, "head", 0.1, 0.035, 0.085)
     m.elbows[R], m.bend = 0.75 * w, -0.06 * w
@@ -125,6 +136,7 @@ def step_up(u: np.ndarray, start: float, seconds: float) -> np.ndarray:
 
 
 def throw(m: Motion, u: np.ndarray, p: Performance) -> None:
+    """Wind up, release, follow through, with a step."""
     a = p.amplitude
     back = keys(u, (0, 0.38, 0.5), (0, 1, 0), 0.03)
     release = keys(u, (0.38, 0.5, 0.66), (0, 1, 0), 0.03)
@@ -156,6 +168,7 @@ def drop(m: Motion, u: np.ndarray, p: Performance) -> None:
 
 
 def sit_down(m: Motion, u: np.ndarray, p: Performance) -> None:
+    """The pelvis goes back and down; the hands come to rest on the thighs."""
     down = keys(u, (0.12, 0.72), (0, 1))
     m.pelvis = xyz(0, -(0.43 + 0.1 * p.style[0]) * down, -0.4 * ease((u - 0.05) / 0.6))
     bow_down = p.amplitude * 0.75 * np.sin(np.pi * np.clip((u - 0.02) / 0.86, 0, 1)) ** 2
@@ -165,6 +178,7 @@ def sit_down(m: Motion, u: np.ndarray, p: Performance) -> None:
 
 # %% ../../../nbs/handbook/data/mannequin/02_actions.ipynb #522ea330
 def clap(m: Motion, u: np.ndarray, p: Performance) -> None:
+    """Both hands meet before the chest, again and again."""
     w = window(u, 0.18, 0.84, 0.18)
     gap = 0.5 - 0.5 * np.cos(2 * np.pi * p.cycles * u)
     out = 0.015 + 0.17 * p.amplitude * gap
@@ -173,6 +187,7 @@ def clap(m: Motion, u: np.ndarray, p: Performance) -> None:
 
 
 def rub_hands(m: Motion, u: np.ndarray, p: Performance) -> None:
+    """The hands slide against each other before the chest."""
     w, rub = window(u, 0.16, 0.84, 0.16), stroke(u, p, 0.2, 0.8, 0.08)
     for side in (R, L):
         up = p.mix(0, -0.3, -0.08) + 0.02 * side * p.amplitude * rub
@@ -180,6 +195,7 @@ def rub_hands(m: Motion, u: np.ndarray, p: Performance) -> None:
 
 
 def cheer(m: Motion, u: np.ndarray, p: Performance) -> None:
+    """Both arms pump above the head."""
     w, pump = window(u, 0.2, 0.8, 0.2), stroke(u, p, 0.25, 0.75, 0.1)
     m.both(w, "shoulder", p.mix(0, 0.1, 0.4), 0.75 + 0.18 * pump * p.amplitude, p.mix(1, 0, 0.25))
     m.bend, m.nod = -0.1 * w, -0.12 * w
@@ -187,6 +203,7 @@ def cheer(m: Motion, u: np.ndarray, p: Performance) -> None:
 
 
 def cross_hands(m: Motion, u: np.ndarray, p: Performance) -> None:
+    """The forearms cross before the chest."""
     w = keys(u, (0.05, 0.35, 0.68, 0.98), (0, 1, 1, 0))
     for side, depth in ((R, 0.0), (L, 0.05)):
         forward = p.mix(1, 0.28, 0.38) + depth
@@ -194,6 +211,7 @@ def cross_hands(m: Motion, u: np.ndarray, p: Performance) -> None:
 
 # %% ../../../nbs/handbook/data/mannequin/02_actions.ipynb #54f39c71
 def bow(m: Motion, u: np.ndarray, p: Performance) -> None:
+    """The trunk bends forward, once or twice."""
     times = int(1 + 1.99 * p.style[0])
     w = (0.5 - 0.5 * np.cos(2 * np.pi * times * np.clip((u - 0.05) / 0.9, 0, 1))) ** 0.8
     deep = p.amplitude * p.mix(1, 0.3, 0.95) / times**0.4
@@ -203,6 +221,7 @@ def bow(m: Motion, u: np.ndarray, p: Performance) -> None:
 
 
 def kick(m: Motion, u: np.ndarray, p: Performance) -> None:
+    """The right foot swings back, then forward."""
     back = keys(u, (0.05, 0.35, 0.48), (0, 1, 0), 0.02)
     front = keys(u, (0.38, 0.54, 0.62, 0.92), (0, 1, 1, 0), 0.02)
     high, far = p.mix(0, 0.15, 0.6) * p.amplitude, (0.6 + 0.15 * p.style[1]) * p.amplitude
@@ -224,6 +243,7 @@ def _flight(inside: np.ndarray, times: float, share: float) -> tuple[np.ndarray,
 
 
 def hop(m: Motion, u: np.ndarray, p: Performance) -> None:
+    """Ballistic jumps on the left foot."""
     w = window(u, 0.14, 0.9, 0.12)
     up, crouch = _flight(np.clip((u - 0.14) / 0.76, 0, 1), round(p.cycles), 0.55)
     high = 0.09 * p.amplitude
@@ -237,6 +257,7 @@ def hop(m: Motion, u: np.ndarray, p: Performance) -> None:
 
 
 def jump(m: Motion, u: np.ndarray, p: Performance) -> None:
+    """One or two ballistic jumps on both feet, with a crouch before and after."""
     times, high = int(1 + 1.99 * p.style[0]), 0.24 * p.amplitude  # m
     inside = np.clip((u - 0.05) / 0.9, 0, 1)
     air = 2 * np.sqrt(2 * high / 9.81)  # seconds that gravity allows for this height
@@ -276,6 +297,7 @@ def steps(m: Motion, u: np.ndarray, start: float, stop: float, distance: float, 
 
 
 def shake_hands(pair: list[Motion], u: np.ndarray, p: Performance) -> None:
+    """Two right hands meet half-way and pump."""
     w = keys(u, (0.08, 0.36, 0.72, 0.96), (0, 1, 1, 0))
     pump = 0.05 * p.amplitude * stroke(u, p, 0.4, 0.68, 0.06)
     for m in pair:
@@ -285,6 +307,7 @@ def shake_hands(pair: list[Motion], u: np.ndarray, p: Performance) -> None:
 
 
 def punch(pair: list[Motion], u: np.ndarray, p: Performance) -> None:
+    """One strikes or slaps, the other is thrown back."""
     one, other = pair
     back = keys(u, (0.05, 0.3, 0.42), (0, 1, 0), 0.02)
     hit = keys(u, (0.32, 0.46, 0.5, 0.75), (0, 1, 1, 0), 0.02)
@@ -306,6 +329,7 @@ def punch(pair: list[Motion], u: np.ndarray, p: Performance) -> None:
 
 
 def walk_towards(pair: list[Motion], u: np.ndarray, p: Performance) -> None:
+    """Both walk until they stand close."""
     path = (p.distance - p.mix(0, 0.55, 0.95)) / 2
     for m in pair:
         steps(m, u, 0.04, 0.96, path, max(2, round(path / (0.5 * p.amplitude))))
@@ -327,6 +351,7 @@ class Action:
 
     @property
     def persons(self) -> int:
+        """How many act."""
         return 1 if self.apart is None else 2
 
 

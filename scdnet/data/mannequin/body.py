@@ -49,6 +49,7 @@ class Body:
 
     @property
     def scale(self) -> float:
+        """Height in units of the usual 1.70 m."""
         return self.height / 1.7
 
     @property
@@ -70,12 +71,15 @@ class Draws:
         self.r, self.variation = r, variation
 
     def between(self, low: float, high: float) -> float:
+        """A number from `low` to `high`."""
         return float((low + high) / 2 + self.variation * (self.r.random() - 0.5) * (high - low))
 
     def normal(self, size: float) -> float:
+        """A normal number of standard deviation `size`."""
         return size * self.variation * self.r.normal()
 
     def chance(self, share: float) -> bool:
+        """Whether something of this probability happens."""
         return bool(self.r.random() < share * self.variation)
 
 # %% ../../../nbs/handbook/data/mannequin/01_body.ipynb #82f11fx1

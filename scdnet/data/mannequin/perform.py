@@ -238,6 +238,7 @@ class Take:
 
     @property
     def name(self) -> str:
+        """As the file is called."""
         return self.performance.name
 
     @property
