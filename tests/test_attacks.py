@@ -763,7 +763,7 @@ def test_weights_that_are_no_numbers(mine):
 RESULTS = {
     "top1": ("top1", 10**400),
     "NaN": ("top1", float("nan")),
-    "hours": ("run.hours", [1]),
+    "hours": ("hours", [1]),
     "machine": ("machine", 3),
     "store": ("store", []),
     "config": ("config", 3),
@@ -772,8 +772,8 @@ RESULTS = {
     "protocol": ("protocol", []),
     "command": ("command", "x\ny"),
     "baselines": ("baselines", {"raw": 1}),
-    "seed": ("run.config.seed", "one"),
-    "page": ("run.name", 7),
+    "seed": ("run_seed", "one"),
+    "page": ("run", 7),
 }
 
 
@@ -786,12 +786,12 @@ def test_results_of_a_run(what, mine):
 
 METRICS = [
     b"[",
-    b'{"seconds": "x"}',
-    b'{"seconds": ' + b"9" * 400 + b"}",
+    b'{"epoch": 1, "seconds": "x"}',
+    b'{"epoch": 1, "seconds": ' + b"9" * 400 + b"}",
     b"[[[]]]",
     b"\xff",
-    b"{}",
-    b'{"seconds": null}',
+    b'{"epoch": 1}',
+    b'{"epoch": 1, "seconds": null}',
     b"[" * 10**5,
 ]
 

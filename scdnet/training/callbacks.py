@@ -86,6 +86,10 @@ def read_metrics(path: Path) -> list[dict]:
     content = [parse_json(line, str(path)) for line in lines]
     if not all(isinstance(line, dict) and type(line.get("epoch", 0)) is int for line in content):
         raise InputError(f"{path}: not a run's metrics, expected an object on every line")
+    for line in content:
+        seconds = line.get("seconds", None if "epoch" in line else 0)
+        if type(seconds) not in (int, float) or not abs(seconds) < 1e12:
+            raise InputError(f"{path}: seconds is {str(seconds)[:40]!r}, expected a number")
     return content
 
 
