@@ -8,7 +8,7 @@ from torch import nn
 
 from scdnet.data.layouts import KINECT20, NTU25
 from scdnet.evaluation.features import calibrate
-from scdnet.model.encoder import Branch, Encoder, EncoderConfig, scd_encoder
+from scdnet.model.encoder import Branch, Encoder, EncoderConfig, Projector, scd_encoder
 from scdnet.model.fast import accelerate
 from scdnet.utils.files import InputError
 from small import random_walks
@@ -59,7 +59,7 @@ def outcome(branch, clips):
 @pytest.mark.parametrize("company", COMPANY)
 def test_accelerate_changes_no_number(company, train):
     torch.manual_seed(0)
-    plain = stirred(Branch(scd_encoder(SMALL, NTU25)).double()).train(train)
+    plain = stirred(Branch(scd_encoder(SMALL, NTU25), Projector(16, 8)).double()).train(train)
     fast = copy.deepcopy(accelerate(copy.deepcopy(plain)))
     assert list(fast.state_dict()) == list(plain.state_dict())
     clips = clips_of(COMPANY[company])
@@ -134,7 +134,7 @@ def test_own_parts():
     tokens_s, tokens_t = encoder.tokens(clips)
     assert encoder.width == 12 and z_s.shape == z_t.shape == (4, 12)
     assert torch.equal(tokens_s.amax(1), z_s) and tokens_t.shape == (4, 10, 12)
-    assert [q.shape for q in Branch(encoder, projection=8)(clips)] == [(4, 8)] * 3
+    assert [q.shape for q in Branch(encoder, Projector(12, 8))(clips)] == [(4, 8)] * 3
 
 
 @pytest.mark.parametrize("parts", ["extractor", "decoupling"])

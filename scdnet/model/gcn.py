@@ -97,10 +97,11 @@ def _along_time(channels: int, dilation: int) -> nn.Conv2d:
 
 def max_of_three(x: Tensor) -> Tensor:
     """Maximum over the frame before, this frame and the next, of numbers that are not negative: (..., T) -> (..., T)."""
-    if x.is_cuda and torch.are_deterministic_algorithms_enabled():  # pooling has no such gradient
-        x = F.pad(x, (1, 1))
-        return torch.maximum(torch.maximum(x[..., :-2], x[..., 1:-1]), x[..., 2:])
-    return F.max_pool2d(x, (1, 3), stride=1, padding=(0, 1))
+    atomic = x.is_cuda and torch.are_deterministic_algorithms_enabled()  # the gradient of pooling
+    if x.requires_grad and not atomic:
+        return F.max_pool2d(x, (1, 3), stride=1, padding=(0, 1))
+    x = F.pad(x, (1, 1))  # without a gradient this is faster
+    return torch.maximum(torch.maximum(x[..., :-2], x[..., 1:-1]), x[..., 2:])
 
 # %% ../../nbs/book/04_gcn.ipynb #d58b8ac3
 class GraphBlock(nn.Module):
