@@ -10,7 +10,6 @@ __all__ = ['TASK', 'METHODS', 'FIGURE4', 'NAMED', 'HALO', 'LINES', 'CASES', 'sho
 
 # %% ../../nbs/handbook/paper/04_figures.ipynb #b776d38b
 from collections.abc import Mapping, Sequence
-from textwrap import fill
 
 import numpy as np
 import pandas as pd
@@ -23,7 +22,6 @@ from ..data.store import SkeletonStore
 from ..data.summary import guess_up
 from ..evaluation.embedding import PairClues, pair_clues
 from ..evaluation.features import joined
-from ..evaluation.embedding import PairClues, pair_clues
 from ..evaluation.knn import nearest
 from .published import PRINTED, published_cells
 from .tables import averaged
@@ -164,7 +162,7 @@ def clue_figure(pairs: Sequence[PairClues], classes: Sequence[str]) -> Picture:
     """
     figure = Picture(figsize=(3.0 * len(pairs), 6.4), layout="constrained")
     axes = figure.subplots(2, len(pairs), squeeze=False)
-    for column, pair in zip(axes.T, pairs, strict=True):
+    for i, (column, pair) in enumerate(zip(axes.T, pairs, strict=True)):
         maps = zip(column, CLUES, (pair.spatial, pair.temporal), pair.agreement, strict=True)
         for axis, clue, points, agreement in maps:
             for label, colour, marker in zip(pair.classes, PALETTE[1:3], "o^", strict=True):
@@ -173,7 +171,7 @@ def clue_figure(pairs: Sequence[PairClues], classes: Sequence[str]) -> Picture:
                 axis.scatter(*own.T, s=16, label=name, **look)
             axis.set(xticks=[], yticks=[], xlabel=f"{agreement:.1f} % same-class neighbours")
             axis.spines[:].set_color(CLUES[clue])
-            if column is axes.T[0]:
+            if i == 0:
                 axis.set_ylabel(f"{clue} clue (t-SNE)", color=CLUES[clue])
         above = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "frameon": False}
         column[0].legend(fontsize=9, borderaxespad=0.2, handletextpad=0.1, **above)
@@ -474,59 +472,3 @@ def neighbour_picture(store: SkeletonStore, row: Mapping, title: str = "") -> Pi
     names = {kind: store.classes[store.labels[index]] for kind, index in row.items()}
     up = guess_up(list(clips.values()), store.skeleton)
     return neighbours_figure(clips, names, store.skeleton, up, title)
-
-# %% ../../nbs/handbook/paper/04_figures.ipynb #fig4clue
-FIGURE4 = (
-    (7, 10),
-    (3, 4),
-    (5, 6),
-)  # throw/clapping, brush teeth/brush hair, drop/pick up: NTU actions
-
-
-def figure4(features: Tensor, store: SkeletonStore, split: str) -> list[PairClues]:
-    """Maps of both clues for the pairs of Figure 4, from the test clips.
-
-    Parameters
-    ----------
-    features : (len(store), 2 C2), [z_t, z_s] of all clips.
-    store, split : an NTU store; pairs with fewer than two test clips of a class are left out.
-    """
-    _, test = store.split(split)
-    both = features[test].numpy(force=True).astype(np.float64).reshape(len(test), 2, -1)
-    temporal, spatial = both.swapaxes(0, 1)
-    counts = np.bincount(store.labels[test], minlength=max(sum(FIGURE4, ())))
-    pairs = [(a - 1, b - 1) for a, b in FIGURE4 if min(counts[a - 1], counts[b - 1]) > 1]
-    return pair_clues(spatial, temporal, store.labels[test], pairs)
-
-
-def clue_figure(pairs: Sequence[PairClues], classes: Sequence[str]) -> Picture:
-    """The maps of both clues, arranged as in Figure 4 of the paper: spatial above temporal, a column for each pair.
-
-    Parameters
-    ----------
-    pairs : from `scdnet.evaluation.embedding.pair_clues`.
-    classes : name of each label.
-    """
-    figure = Picture(figsize=(3.2 * len(pairs), 6.6), layout="constrained")
-    axes = figure.subplots(2, len(pairs), squeeze=False)
-    for i, (column, pair) in enumerate(zip(axes.T, pairs, strict=True)):
-        clues = (("spatial", pair.spatial), ("temporal", pair.temporal))
-        for ax, (kind, points), agreement in zip(column, clues, pair.agreement, strict=True):
-            for label, colour, marker in zip(pair.classes, PALETTE[:2], "o^", strict=True):
-                chosen = points[pair.labels == label]
-                ax.scatter(*chosen.T, s=16, color=colour, marker=marker, alpha=0.8, linewidths=0)
-            ax.set(xticks=[], yticks=[], xlabel=f"{agreement:.1f} % same-class neighbours")
-            if i == 0:
-                ax.set_ylabel(f"{kind} clue (t-SNE)")
-        names = [fill(classes[label], 22) for label in pair.classes]
-        column[0].legend(column[0].collections, names, loc="lower center", bbox_to_anchor=(0.5, 1))
-    return figure
-
-
-def clue_table(pairs: Sequence[PairClues], classes: Sequence[str]) -> pd.DataFrame:
-    """The two measures of each map: silhouette in [-1, 1], nearest neighbours of the same class in percent."""
-    table: dict[str, list] = {"pair": [" / ".join(classes[i] for i in p.classes) for p in pairs]}
-    for i, kind in enumerate(("spatial", "temporal")):
-        table[f"{kind}: same-class neighbours (%)"] = [pair.agreement[i] for pair in pairs]
-        table[f"{kind}: silhouette"] = [f"{pair.silhouette[i]:+.2f}" for pair in pairs]
-    return pd.DataFrame(table)

@@ -34,7 +34,7 @@ def one_line(error: ValidationError, where: str = "") -> str:
     """The first of the errors that pydantic found: the field, the value and what is expected, in one line."""
     first = error.errors()[0]
     name = ".".join(str(part) for part in (*filter(None, [where]), *first["loc"]))
-    if first["type"] == "value_error":  # raised by a check of our own
+    if first["type"] == "value_error" and not first["loc"]:  # raised by a check of our own
         return f"{where}.{first['ctx']['error']}" if where else str(first["ctx"]["error"])
     if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         return f"{name}: no such field"
