@@ -66,7 +66,7 @@ FACTORS = (
 )
 FREE = {factor.name: factor.group for factor in FACTORS if not factor.bound}
 
-
+# %% ../../nbs/handbook/evaluation/09_disentanglement.ipynb #disfact1
 def factor_table(factors: pd.DataFrame) -> pd.DataFrame:
     """The factors of clips, one column each.
 

@@ -122,7 +122,7 @@ class Fit:
     scores: Tensor  # (n, classes) of the test clips after the last epoch
     test_top1: dict[int, float]  # epochs done -> percent; the last one is the result
 
-
+# %% ../../nbs/handbook/evaluation/06_finetune.ipynb #ftnfit01
 def fit(
     encoder: nn.Module,
     store: SkeletonStore,
@@ -138,17 +138,14 @@ def fit(
 
     Parameters
     ----------
-    encoder : where it begins, on any device, with `format` and `width`.
-    store : its clips must fit the encoder.
+    encoder, store : where it begins, on any device, with `format` and `width`; its clips must fit.
     train, test : (n,), (m,) indices into the store.
     config, draw : the same give the same fit, on the same device.
-    precision : as in pretraining.
-    name, progress : of a bar on stderr.
+    precision : as in pretraining; name, progress : of a bar on stderr.
 
     Raises
     ------
-    InputError : if the store's layout is not the encoder's.
-    FloatingPointError : if the loss is not finite.
+    InputError, FloatingPointError : if the layouts differ; if the loss is not finite.
     """
     form, first = format_of(encoder, store), next(encoder.parameters())
     device, labels = first.device, torch.from_numpy(store.labels)
@@ -157,8 +154,7 @@ def fit(
     optimizer, chain = build_optimizer(config.optim, model), view_chain(config.view)
     autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=precision == "bf16")
     steps = config.epochs * math.ceil(len(train) / config.batch_size)
-    step, test_top1 = 0, {}
-    epochs = range(1, config.epochs + 1)
+    step, test_top1, epochs = 0, {}, range(1, config.epochs + 1)
     for epoch in tqdm(epochs, desc=name, unit="epoch", disable=not progress, leave=False):
         model.train()
         for batch in epoch_batches(train, config.batch_size, config.seed, draw, epoch):
@@ -286,7 +282,7 @@ def evaluate_semi(
     mean = Result.beside({start: mean_result(each) for start, each in results.items()})
     return replace(mean, fraction=fraction, labelled=labelled)
 
-
+# %% ../../nbs/handbook/evaluation/06_finetune.ipynb #ftnmean1
 def mean_result(results: Sequence[Result]) -> Result:
     """One result of several that differ in the draw alone."""
     first, top1 = results[0], [result.top1 for result in results]

@@ -77,7 +77,7 @@ def by_stream(runs: Sequence[Run | str | Path]) -> dict[str, Run]:
             )
     return {stream: found[stream] for stream in WEIGHTS}
 
-
+# %% ../../nbs/handbook/evaluation/08_fusion.ipynb #fusstrm1
 def evaluate_streams(
     protocol: str,
     runs: Sequence[Run | str | Path],
