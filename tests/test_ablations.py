@@ -274,7 +274,7 @@ def test_mistakes_are_told_before_anything_is_run(whole, store, tmp_path, monkey
                 replace(TINY, encoder=replace(TINY.encoder, channels=4)),
                 tmp_path / "new",
             ),
-            "encoder.channels is 2",
+            "row 'half-channels': encoder.channels is '2'",
         ),
         (lambda: fill(store, out, replace(TINY, epochs=4)), "--epochs (was 3, now 4)"),
     ]
