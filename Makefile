@@ -66,5 +66,5 @@ sbom: $(INSTALLED)
 	$(BIN)/cyclonedx-py environment $(BIN)/python --pyproject pyproject.toml --output-reproducible -o sbom.json
 
 clean:
-	rm -rf build dist sbom.json _docs docs/book docs/reference .pytest_cache .hypothesis .ruff_cache .mypy_cache
+	rm -rf build dist sbom.json _docs docs/book docs/handbook docs/tutorials docs/story.ipynb docs/reference .pytest_cache .hypothesis .ruff_cache .mypy_cache
 	find nbs scdnet tests -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf

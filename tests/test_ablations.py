@@ -33,7 +33,7 @@ from scdnet.model.encoder import EncoderConfig
 from scdnet.utils.files import InputError, shipped
 from scdnet.training.config import PRESETS
 from scdnet.training.pretrain import Trainer, pretrain
-from scdnet.training.run import load_encoder, run_config
+from scdnet.training.run import Run, load_encoder
 from scdnet.utils.distributed import is_first, joined
 from scdnet.data.layouts import KINECT20
 from scdnet.data.store import SkeletonStore
@@ -165,7 +165,7 @@ def test_what_a_table_says(whole, store):
         assert set(row["baselines"]) == (
             {"untrained", "raw"} if row["name"] == FULL else {"untrained"}
         )
-        assert not (run / "checkpoint").exists() and run_config(run) == configured(
+        assert not (run / "checkpoint").exists() and Run.open(run).config == configured(
             {r.name: r for r in ROWS}[row["name"]], TINY
         )
     assert [line[0] for line in table_text(result)] == ["row", "no-extractor", FULL] and len(
@@ -250,7 +250,7 @@ def test_more_seeds_join_what_is_there(whole, store, tmp_path):
         "each": each,
     }
     assert (
-        run_config(out / "full-1").seed == 1
+        Run.open(out / "full-1").config.seed == 1
         and (out / "full-0" / "encoder.safetensors").stat().st_mtime_ns == first
     )
 
@@ -306,7 +306,7 @@ def test_a_run_from_before_the_ablations_still_loads(whole, tmp_path):
         for name in names:
             del (content["config"][part] if part else content["config"])[name]
     (run / "config.json").write_text(json.dumps(content))
-    assert run_config(run) == TINY
+    assert Run.open(run).config == TINY
     assert len(load_encoder(run).state_dict()) == len(load_file(run / "encoder.safetensors"))
 
 
@@ -418,7 +418,7 @@ def test_two_ranks_fill_a_table(tmp_path):
     result = json.loads((tmp_path / "out" / "table7.json").read_text())
     assert (
         all(row["linear"] for row in result["rows"])
-        and run_config(tmp_path / "out" / "full-0") == TINY
+        and Run.open(tmp_path / "out" / "full-0").config == TINY
     )
 
 

@@ -1079,7 +1079,6 @@ def test_a_mistake_under_torchrun_is_one_line_too(words, said, tmp_path):
 
 
 def test_results_of_other_options_have_other_names(run, store, tmp_path):
-    from scdnet.app.cli.main import parse
 
     (tmp_path / "i.csv").write_text("draw,name,class\n")
     opened = SkeletonStore.open(store)

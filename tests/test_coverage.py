@@ -108,18 +108,18 @@ BREAK = {  # a slip -> what is said of it
     "a row is gone": (lambda table: table[1:], "Eq. 1: not in the table"),
     "a row twice": (lambda table: [table[0], *table], "Eq. 1: not in the table"),
     "no such notebook": (
-        lambda table: [(table[0][0], "[41](41_momentun.ipynb#One-step)", table[0][2]), *table[1:]],
-        "no notebook 41_momentun.ipynb",
+        lambda table: [(table[0][0], "[9](book/09_mocco.ipynb#One-step)", table[0][2]), *table[1:]],
+        "no notebook book/09_mocco.ipynb",
     ),
     "no such heading": (
-        lambda table: [(table[0][0], "[41](41_momentum.ipynb#Two-steps)", table[0][2]), *table[1:]],
+        lambda table: [(table[0][0], "[9](book/09_moco.ipynb#Two-steps)", table[0][2]), *table[1:]],
         "no heading 'Two-steps'",
     ),
     "no heading at all": (
-        lambda table: [(table[0][0], "[41](41_momentum.ipynb)", table[0][2]), *table[1:]],
+        lambda table: [(table[0][0], "[9](book/09_moco.ipynb)", table[0][2]), *table[1:]],
         "no heading ''",
     ),
-    "no link": (lambda table: [(table[0][0], "chapter 41", table[0][2]), *table[1:]], "no link"),
+    "no link": (lambda table: [(table[0][0], "chapter 9", table[0][2]), *table[1:]], "no link"),
     "an unknown command": (
         lambda table: [(*table[0][:2], "`scdnet pretraim`"), *table[1:]],
         "no command",

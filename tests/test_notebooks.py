@@ -112,6 +112,31 @@ def test_notebooks_are_clean(copy):
     assert not with_widgets, f"widget state is stored in {with_widgets}"
 
 
+COMMAND_LINE = ROOT / "nbs/handbook/app/cli/06_main.ipynb"
+
+
+def stored_help():
+    """Words of a command -> the help that the command-line chapter holds."""
+    cells = json.loads(COMMAND_LINE.read_text())["cells"]
+    outputs = [o for c in cells if c["cell_type"] == "code" for o in c["outputs"]]
+    text = "".join("".join(o.get("text", "")) for o in outputs if o.get("name") == "stdout")
+    shown = re.split(r"^\$ (.+)\n", text, flags=re.MULTILINE)[1:]
+    pairs = zip(shown[::2], shown[1::2], strict=True)
+    return {command: said.strip() for command, said in pairs if command.endswith("--help")}
+
+
+@pytest.mark.parametrize("command", ["scdnet --help", "scdnet pretrain --preset paper --help"])
+def test_the_stored_help_is_what_the_command_prints(command):
+    done = subprocess.run(
+        [sys.executable, "-m", *command.split()],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | {"COLUMNS": "100"},
+    )
+    assert done.stdout.strip() == stored_help()[command], f"make notebooks NOTEBOOKS={COMMAND_LINE}"
+
+
 def test_links_between_notebooks_lead_somewhere():
     broken = []
     for notebook in NOTEBOOKS:

@@ -6,6 +6,7 @@ The pages are built once, in a folder of this session's. What wants Sphinx or a 
 import functools
 import http.server
 import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -19,88 +20,97 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 KEPT = ROOT / "browser"
+NBS = ROOT / "nbs"
 SPEC = importlib.util.spec_from_file_location("pages", ROOT / "docs" / "pages.py")
 pages = importlib.util.module_from_spec(SPEC)
-sys.modules["pages"] = pages  # its dataclass wants to be found
 SPEC.loader.exec_module(pages)
-NOTEBOOKS = sorted(pages.NBS.glob("*.ipynb"))
-PARTS = pages.parts(pages.markdown(pages.read(pages.NBS / "index.ipynb")["cells"]))
+NOTEBOOKS = sorted(p for p in NBS.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
+LINK = re.compile(r"\]\(([^()#\s]*)(?:#((?:[^()\s]|\([^()]*\))+))?\)")  # [text](file#anchor)
+
+
+def markdown(path):
+    """The prose of a notebook or a page."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".md":
+        return text
+    cells = json.loads(text)["cells"]
+    return "\n\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+
+
+def page(cells):
+    """What the site shows of a notebook with these cells, and what it says of missing texts."""
+    text, missing = pages.page(json.dumps({"cells": cells}), "x.ipynb")
+    return json.loads(text)["cells"], missing
 
 
 # ---------------------------------------------------------------- without Sphinx
 
 
-def test_every_notebook_stands_in_one_part():
-    listed = ["index.ipynb", *(file for part in PARTS for file in part.files)]
-    assert sorted(listed) == [path.name for path in NOTEBOOKS]
+def test_the_table_of_contents_holds_every_notebook_once():
+    _, _, contents = markdown(NBS / "index.ipynb").partition("\n## The book, the tutorials")
+    listed = [file for file, _ in LINK.findall(contents.split("\n## ")[0])]
+    assert sorted(listed) == [p.relative_to(NBS).as_posix() for p in NOTEBOOKS if p.parent != NBS]
 
 
-def test_the_readme_lists_the_same_chapters_in_the_same_parts():
-    rows = re.findall(
-        r"^\| (\w+) \| (\[.+) \|$",
-        pages.section((ROOT / "README.md").read_text(encoding="utf-8"), "The book"),
-        re.MULTILINE,
-    )
-    assert [(name, tuple(re.findall(r"\]\(nbs/([^()#]+)\)", row))) for name, row in rows] == [
-        (part.name, part.files) for part in PARTS
-    ]
+def test_the_readme_lists_the_book_and_the_tutorials():
+    linked = {file for file, _ in LINK.findall(markdown(ROOT / "README.md"))}
+    wanted = [p.relative_to(ROOT) for part in ("book", "tutorials") for p in (NBS / part).iterdir()]
+    assert not {p.as_posix() for p in wanted if p.suffix == ".ipynb"} - linked
 
 
+@functools.cache
 def headings(notebook):
     """The anchors of a notebook, as Jupyter makes them."""
-    text = re.sub(
-        r"^```.*?^```",
-        "",
-        pages.markdown(pages.read(notebook)["cells"]),
-        flags=re.MULTILINE | re.DOTALL,
-    )
-    return {
-        title.strip().replace("`", "").replace(" ", "-")
-        for title in re.findall(r"^#+ (.+)$", text, re.MULTILINE)
-    }
+    text = re.sub(r"^```.*?^```", "", markdown(notebook), flags=re.MULTILINE | re.DOTALL)
+    return {pages.anchor(title) for title in pages.HEADING.findall(text)}
 
 
 def test_links_between_notebooks_lead_to_headings():
-    texts = {path: pages.markdown(pages.read(path)["cells"]) for path in NOTEBOOKS}
-    texts[ROOT / "README.md"] = (ROOT / "README.md").read_text(encoding="utf-8")
     broken, count = [], 0
-    for path, text in texts.items():
-        for file, anchor in pages.LINK.findall(text):
+    for path in [*NOTEBOOKS, ROOT / "README.md"]:
+        for file, anchor in LINK.findall(markdown(path)):
             target = path.parent / file if file else path
-            if anchor and target.suffix == ".ipynb" and "://" not in file:
-                count += 1
-                broken += (
-                    [f"{path.name}: {file}#{anchor}"]
-                    if not target.is_file() or unquote(anchor) not in headings(target)
-                    else []
-                )
+            if "://" in file or not (file or anchor):
+                continue
+            count += 1
+            if not target.exists():
+                broken.append(f"{path.name}: no file {file}")
+            elif anchor and target.suffix == ".ipynb" and unquote(anchor) not in headings(target):
+                broken.append(f"{path.name}: {file}#{anchor}")
     assert count > 40 and not broken
 
 
-def test_every_module_is_in_the_reference():
-    wanted = {
-        path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")
-        for path in (ROOT / "scdnet").rglob("*.py")
-        if not path.name.startswith("_")
-    }
-    assert set(pages.modules()) == wanted
+def test_every_room_is_on_the_site():
+    """Each folder of the handbook is on its page, and each subpackage in the reference."""
+    folders = {p.parent.relative_to(NBS).as_posix() for p in NOTEBOOKS if "handbook" in p.parts}
+    assert {f"{folder}/*" for folder in folders} == set(
+        re.findall(r"^(handbook/.+)$", (ROOT / "docs/handbook.md").read_text(), re.MULTILINE)
+    )
+    rooms = {f"scdnet.{p.parent.name}" for p in (ROOT / "scdnet").glob("*/__init__.py")}
+    assert rooms <= set((ROOT / "docs/reference.md").read_text().split())
+
+
+def test_every_command_is_on_the_site():
+    from scdnet.app.cli.evaluate import PROTOCOLS
+    from scdnet.app.cli.main import COMMANDS
+
+    words = [*COMMANDS, *(f"evaluate {protocol}" for protocol in PROTOCOLS)]
+    text = (ROOT / "docs" / "commands.md").read_text()
+    assert sorted(re.findall(r"^## scdnet (.+)$", text, re.MULTILINE)) == sorted(words)
+    assert sorted(re.findall(r"\{scdnet-help\} (.+)$", text, re.MULTILINE)) == sorted(words)
 
 
 def test_every_picture_has_a_text_alternative():
-    assert pages.book()[1] == []
+    missing = [pages.page(path.read_text(encoding="utf-8"), path.name)[1] for path in NOTEBOOKS]
+    assert not [line for lines in missing for line in lines]
 
 
-def test_a_link_follows_the_site():
-    text = "See [blocks](30_gcn.ipynb#A-block,-and-three-of-them), [`views` (Eq. 9)](21_augment.ipynb#Eq.-9:-the-chain), [here](#The-loss-(Eq.-7)), [this](https://a.b/c#D).\n"
-    assert pages.site_links(text) == (
-        "See [blocks](30_gcn.ipynb#a-block-and-three-of-them), [`views` (Eq. 9)](21_augment.ipynb#eq-9-the-chain), "
-        "[here](#the-loss-eq-7), [this](https://a.b/c#D).\n"
-    )
-    code = "```bash\nsee [x](a.ipynb#A-B)\n```\nand `[x](a.ipynb#A-B)`"
-    assert pages.site_links(code) == code
+def test_links_to_what_is_not_on_the_site_are_taken_out():
+    text = "[`test_ranks`](../../../tests/test_ranks.py), [loss](../book/07_loss.ipynb#A-(Eq.-8)), [i](../index.ipynb)"
+    ((cell,), _) = page([{"cell_type": "markdown", "source": text}])
     assert (
-        pages.site_links("tested in [`test_ranks`](../tests/test_ranks.py).")
-        == "tested in `test_ranks`."
+        cell["source"]
+        == "`test_ranks`, [loss](../book/07_loss.ipynb#A-(Eq.-8)), [i](../story.ipynb)"
     )
 
 
@@ -119,58 +129,38 @@ def test_a_notebook_becomes_a_page():
         {"image/png": "aaaa"},
         {"text/html": ["<div><script>", "play()</script></div>"], "text/plain": "<HTML>"},
     )
-    notebook = {
-        "cells": [
+    long = "\n".join(f"draw({i})" for i in range(12))
+    cells, missing = page(
+        [
             {
                 "cell_type": "markdown",
-                "source": "# Title\n\nText\n\n## A part\n```python\n# a comment\n```",
+                "source": "# Title\n\n## A part\n```python\n# a comment\n```",
             },
             code_cell("#| default_exp module"),
             code_cell("#| hide\nassert True"),
             code_cell("#| export\nimport os\nfrom pathlib import Path"),
             code_cell('#| fig-alt: "A <hand>: it waves"\ndraw(1)', picture),
             code_cell("#| data\n#| export\ndraw(2)", picture),
-            code_cell("#| fig-alt: two hands\ndraw(3)", player),
-            code_cell("table", {"text/html": "<table></table>"}),
+            code_cell(f"#| fig-alt: two hands\n{long}", player),
+            code_cell("#| code-fold: true\ntable", {"text/html": "<table></table>"}),
+            code_cell(f"#| export\n{long}"),
         ]
-    }
-    shown, missing = pages.page(notebook, "x.ipynb")
-    _, imports, first, second, third, table = shown["cells"]
-    assert (
-        imports["metadata"]["tags"] == ["hide-input"]
-        and imports["source"] == "import os\nfrom pathlib import Path"
     )
-    assert (
-        first["source"] == "draw(1)"
-        and first["metadata"]["mystnb"]["image"]["alt"] == "A <hand>: it waves"
-    )
-    assert (
-        second["source"] == "draw(2)"
-        and second["metadata"]["tags"] == ["data"]
-        and second["metadata"]["mystnb"]["image"]["alt"] == "Picture under the heading “A part”"
-    )
-    assert third["outputs"][0]["data"] == {
-        "text/html": '<div role="group" aria-label="two hands"><div><script>play()</script></div></div>'
-    }
-    assert (
-        table["outputs"][0]["data"] == {"text/html": "<table></table>"}
-        and "mystnb" not in table["metadata"]
-    )
-    assert missing == ["nbs/x.ipynb: cell 5 (abc), under 'A part': a picture without `#| fig-alt:`"]
-
-
-def test_a_long_line_of_help_is_folded():
-    assert pages.fold("short", 20) == "short"
-    assert (
-        pages.fold("usage: scdnet [-h] {demo,prepare,inspect}", 30)
-        == "usage: scdnet [-h] {demo,\n  prepare,inspect}"
-    )
-    assert (
-        pages.fold("  --epochs 36  --seed 0  --stream joint", 26)
-        == "  --epochs 36  --seed 0\n  --stream joint"
-    )
-    for width in (100, 42):
-        assert max(map(len, pages.help_text(("pretrain",), width).split("\n"))) <= width
+    _, imports, first, second, third, table, plain = cells
+    assert imports["metadata"]["tags"] == ["hide-input"]
+    assert imports["source"] == "import os\nfrom pathlib import Path"
+    assert first["source"] == "draw(1)" and first["metadata"]["tags"] == []
+    assert first["metadata"]["mystnb"]["image"] == {"alt": "A <hand>: it waves", "scale": 100}
+    assert second["source"] == "draw(2)" and second["metadata"]["tags"] == ["data"]
+    said = second["metadata"]["mystnb"]["image"]["alt"]
+    assert said == "Picture under the heading “A part”"
+    assert third["metadata"]["tags"] == ["hide-input"]  # drawing code is folded
+    html = '<div role="group" aria-label="two hands"><div><script>play()</script></div></div>'
+    assert third["outputs"][0]["data"] == {"text/html": html}
+    assert table["metadata"]["tags"] == ["hide-input"]
+    assert table["outputs"][0]["data"] == {"text/html": "<table></table>"}
+    assert plain["metadata"] == {"tags": [], "mystnb": {}} and plain["source"] == long
+    assert missing == ["x.ipynb: cell 5 (abc), under 'A part': a picture without `#| fig-alt:`"]
 
 
 # ---------------------------------------------------------------- the pages
@@ -237,13 +227,10 @@ class Page(HTMLParser):
 
 def test_no_link_is_broken_and_no_picture_missing(site):
     found = {path: Page(path) for path in site.rglob("*.html")}
-    assert {f"book/{path.stem}.html" for path in NOTEBOOKS} | {
-        "index.html",
-        "search.html",
-        "book/paper.html",
-        "reference/commands.html",
-        "reference/masking.html",
-    } <= {path.relative_to(site).as_posix() for path in found}
+    wanted = {p.relative_to(NBS).with_suffix(".html").as_posix() for p in NOTEBOOKS}
+    wanted = wanted - {"index.html"} | {"index.html", "story.html", "search.html", "commands.html"}
+    wanted |= {"reference.html", "reference/scdnet.views.masks.html"}
+    assert wanted <= {path.relative_to(site).as_posix() for path in found}
     wrong, pictures = [], 0
     for path, page in found.items():
         name = path.relative_to(site).as_posix()
@@ -277,20 +264,14 @@ def test_no_link_is_broken_and_no_picture_missing(site):
 
 
 def test_what_was_said_is_there(site):
-    masks = (site / "book" / "20_masking.html").read_text(encoding="utf-8")
-    assert (
-        'image-reference" href="../_images/' in masks
-    )  # a picture leads to itself, to be enlarged
-    assert "#| " not in masks and "#| " not in (site / "book" / "53_finetune.html").read_text(
-        encoding="utf-8"
-    )
-    loss = (site / "reference" / "contrast.html").read_text(encoding="utf-8")
-    assert (
-        "<strong>queue</strong> – (K, D), unit norm, no gradient." in loss
-    )  # a parameter's text as it was written
-    assert "scdnet evaluate semi" in (site / "reference" / "commands.html").read_text(
-        encoding="utf-8"
-    )
+    masks = (site / "book/03_masks.html").read_text(encoding="utf-8")
+    assert 'image-reference" href="../_images/' in masks  # a picture leads to itself, enlarged
+    assert "#| " not in masks and "<details" in masks  # imports and drawing code are folded
+    loss = (site / "reference/scdnet.training.loss.html").read_text(encoding="utf-8")
+    assert "(K, D), unit norm, no gradient." in loss  # a parameter's text as it was written
+    assert 'href="../book/07_loss.html"' in loss  # a module leads to its chapter
+    help_text = (site / "commands.html").read_text(encoding="utf-8")
+    assert "usage: scdnet evaluate semi" in help_text
 
 
 @pytest.fixture(scope="session")
@@ -314,16 +295,15 @@ def served(site):
 
 LOOKED_AT = (
     "index",
-    "book/index",
-    "book/data",
-    "book/paper",
-    "book/11_synthetic",
-    "book/20_masking",
-    "book/40_contrast",
-    "book/66_results",
-    "reference/commands",
-    "reference/package",
-    "reference/augment",
+    "story",
+    "handbook",
+    "handbook/data/mannequin/03_perform",
+    "book/03_masks",
+    "book/07_loss",
+    "handbook/paper/03_tables",
+    "commands",
+    "reference",
+    "reference/scdnet.views.transforms",
 )
 TROUBLE = """async () => {                                   // what a reader would trip over
     if (window.MathJax?.startup) await MathJax.startup.promise;
@@ -355,9 +335,12 @@ def test_the_pages_in_a_browser(served, chromium, screen, width, height):
             page.screenshot(path=KEPT / f"site_{screen}_{name.replace('/', '_')}.png")
             assert seen["wide"] <= 0 and not seen["broken"] and not seen["bad"], (name, seen)
             assert seen["formulas"] == seen["raw"] and (
-                seen["raw"] > 5 or name != "book/40_contrast"
+                seen["raw"] > 5 or name != "book/07_loss"
             ), (name, seen)
-            assert seen["canvases"] > 0 or name != "book/11_synthetic", (name, seen)
+            assert seen["canvases"] > 0 or name != "handbook/data/mannequin/03_perform", (
+                name,
+                seen,
+            )
         page.goto(f"{served}/index.html", wait_until="load")
         moving, moment = page.locator(".moving"), page.locator(".moment")
         assert moving.is_visible() and not moment.is_visible()

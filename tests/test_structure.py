@@ -2,7 +2,6 @@
 
 import ast
 import importlib
-import inspect
 import pkgutil
 import subprocess
 import sys
@@ -128,17 +127,3 @@ def test_every_module_can_be_reached_from_the_package():
     assert all(init.read_text().count("_lazy(") for init in PACKAGE.glob("*/**/__init__.py"))
     walked = {m.name for m in pkgutil.walk_packages(scdnet.__path__, "scdnet.") if not m.ispkg}
     assert walked - {"scdnet.__main__", "scdnet._modidx"} == set(MODULES)
-
-
-def test_every_public_name_has_a_docstring_or_is_a_constant():
-    bare = []
-    for name in MODULES:
-        if name.endswith(("viz.player", "viz.explorers")):
-            continue
-        module = importlib.import_module(name)
-        for public in module.__all__:
-            thing = getattr(module, public)
-            ours = getattr(thing, "__module__", "") == name
-            if ours and (inspect.isclass(thing) or inspect.isfunction(thing)) and not thing.__doc__:
-                bare.append(f"{name}.{public}")
-    assert not bare

@@ -82,24 +82,20 @@ class EncoderConfig:
     """Sizes and parts of the encoder and the projectors; `EncoderConfig()` is the paper's. InputError on values that make no encoder."""
 
     frames: Size = 64  # T, frames of a view; paper: 64
-    channels: Annotated[Size, Field(multiple_of=4)] = (
-        64  # C1 of the extractors, hidden layers 4 × this; paper: 64 (Table 6)
-    )
+    # C1 of the extractors, hidden layers 4 × this; paper: 64 (Table 6)
+    channels: Annotated[Size, Field(multiple_of=4)] = 64
     gcn_layers: Annotated[Layers, Field(ge=2)] = 3  # blocks of each extractor; paper (Table 6)
     width: Size = 2048  # C2, numbers in a clue, equal to channels where nothing is decoupled; paper: 2048 (Table 6)
     layers: Layers = 1  # transformer layers; paper (Table 6)
     heads: Size = 8  # attention heads, a divisor of width; paper (Table 6)
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1  # in the transformer, probability; official
     projection: Size = 128  # numbers in a projected clue; official
-    projector_norm: bool = (
-        False  # batch normalisation in the projectors; ours, for short runs (False: paper)
-    )
-    extractor: Literal["separate", "shared", "none"] = (
-        "separate"  # a GCN for each path, one for both, or tokens made of coordinates; paper (Table 5)
-    )
-    decoupling: Literal["refinement", "projection", "none"] = (
-        "refinement"  # Eq. 3 and 4, Eq. 3, or the average over everything; paper (Table 5)
-    )
+    # batch normalisation in the projectors; ours, for short runs (False: paper)
+    projector_norm: bool = False
+    # a GCN for each path, one for both, or tokens made of coordinates; paper (Table 5)
+    extractor: Literal["separate", "shared", "none"] = "separate"
+    # Eq. 3 and 4, Eq. 3, or the average over everything; paper (Table 5)
+    decoupling: Literal["refinement", "projection", "none"] = "refinement"
 
     def __post_init__(self):
         if self.decoupling == "refinement" and self.width % self.heads:

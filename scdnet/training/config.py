@@ -15,8 +15,7 @@ from pydantic import Field
 from torch import nn
 
 from ..model.encoder import EncoderConfig
-from .cross_domain import Granularity, Loss, loss_pairs
-from ..utils.files import InputError
+from .cross_domain import Granularity, Loss
 from ..utils.records import Count, Positive, Seed, Share, Size, config
 from ..views.config import ViewConfig
 
@@ -29,15 +28,12 @@ class OptimConfig:
     lr: Size = 0.01  # at the start, or after the warm-up; official: 0.01
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # of SGD; official
     weight_decay: Size = 1e-4  # official: 1e-4
-    schedule: Literal["step", "cosine"] = (
-        "step"  # step: ÷ 10 at each of `drops`, official; cosine: to zero, ours
-    )
-    drops: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (
-        351 / 451,
-    )  # when, as shares of the run; official
-    warmup: Annotated[float, Field(ge=0, lt=1)] = (
-        0.0  # share of the run in which the rate rises from zero; official: none
-    )
+    # step: ÷ 10 at each of `drops`, official; cosine: to zero, ours
+    schedule: Literal["step", "cosine"] = "step"
+    # when, as shares of the run; official
+    drops: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (351 / 451,)
+    # share of the run in which the rate rises from zero; official: none
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
 @config
@@ -45,31 +41,26 @@ class PretrainConfig:
     """Everything that decides how a run goes, except for the data and the parts that are passed in."""
 
     epochs: Count = 451  # official: 451
-    batch_size: Annotated[int, Field(ge=2, le=10**9)] = (
-        64  # clips, of all ranks together; batch normalisation needs 2; official: 64
-    )
+    # clips, of all ranks together; batch normalisation needs 2; official: 64
+    batch_size: Annotated[int, Field(ge=2, le=10**9)] = 64
     seed: Seed = 0  # of weights, views and dropout
     stream: Literal["joint", "bone", "motion"] = "joint"
     device: str = "auto"  # auto: the first CUDA GPU, else the CPU
-    precision: Literal["fp32", "bf16"] = (
-        "fp32"  # bf16: matrix products under autocast, the rest in float32
-    )
+    # bf16: matrix products under autocast, the rest in float32
+    precision: Literal["fp32", "bf16"] = "fp32"
     compile: bool = False  # torch.compile the encoders; the first step then takes a minute or more
-    draw_on_cpu: bool = (
-        False  # draw a view's random numbers on the CPU: equal views on every device
-    )
+    # draw a view's random numbers on the CPU: equal views on every device
+    draw_on_cpu: bool = False
     queue_size: Count = 8192  # K, keys in each queue; paper: 8192, but 2048 for PKU-MMD I
     key_momentum: Share = 0.999  # m of Eq. 1; paper: 0.999
     temperature: Positive = 0.2  # τ of Eq. 8; paper
     granularity: Granularity = "stg"  # which clues the loss compares: spatial, temporal and global, or the first two alone; paper (Table 7)
     loss: Loss = "interactive"  # which pairs the loss compares: across clues, a clue with itself (instance), or both; paper (Table 7)
-    batch_stats: Literal["local", "sync"] = (
-        "local"  # of batch normalisation, where several ranks share a batch: each rank's own, or the whole batch's; paper: one GPU
-    )
+    # of batch normalisation, where several ranks share a batch: each rank's own, or the whole batch's; paper: one GPU
+    batch_stats: Literal["local", "sync"] = "local"
     save_every: Count = 10  # epochs between checkpoints
-    deterministic: bool = (
-        False  # only algorithms that give the same bits each time; a CPU's do so anyway
-    )
+    # only algorithms that give the same bits each time; a CPU's do so anyway
+    deterministic: bool = False
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     view: ViewConfig = field(default_factory=ViewConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)

@@ -45,7 +45,7 @@ class ViewConfig:
 
     crop_low: Share = 0.1  # shortest random stretch, share of the clip; official
     crop_high: Share = 1.0  # longest random stretch, share of the clip; official
-    crop_least: Count = 64  # shortest random stretch, frames, or the whole clip; official
+    crop_least: Count = 64  # shortest random stretch, frames, or the whole clip; official: 64
     p: Share = 0.5  # probability of each transform below, drawn for each clip and view; paper
     rotate: bool = True  # rotate the clip; paper
     rotate_main: Size = 30.0  # largest angle about the main axis, degrees; official
@@ -53,7 +53,7 @@ class ViewConfig:
     flip: bool = True  # exchange left and right joints; paper
     flip_negate_x: bool = False  # also negate x, for a true mirror image; official: False
     shear: bool = True  # shear the clip; paper
-    shear_amount: Size = 1.0  # largest off-diagonal entry of the matrix, no unit; official
+    shear_amount: Size = 1.0  # largest off-diagonal entry of the matrix, no unit; official: 1
     spatial: Masking = "structural"  # hide joints: along the body, unstructured, or none; paper
     spatial_n: Steps = 2  # n, steps of a walk in D = P^n; paper
     spatial_k: Whole = 8  # k, joints to hide; paper
@@ -77,7 +77,7 @@ def view_chain(config: ViewConfig) -> Chain:
         c.spatial != "none" and SpatialMask(c.spatial_n, c.spatial_k, c.spatial_seeds, c.p, joints),
         c.temporal != "none" and TemporalMask(c.temporal_s, c.temporal_r, c.p, frames),
     )
-    return Chain(*filter(None, transforms))
+    return Chain(*filter(None, transforms))  # type: ignore[arg-type]
 
 # %% ../../nbs/handbook/views/01_config.ipynb #e0c18ac8
 def evaluation_clips(

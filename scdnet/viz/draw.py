@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['LEFT', 'RIGHT', 'MIDDLE', 'PALETTE', 'CLUES', 'VISIBLE', 'Picture', 'joint_colours', 'bone_colours', 'visible',
            'scene', 'project', 'as_clip', 'limits', 'looked_at', 'spread', 'framed', 'paint', 'moments', 'known_body',
-           'rest_pose', 'pose', 'strip', 'staged', 'player_traits', 'animate', 'heatmap', 'without_walk', 'grid',
-           'masked', 'collapse_levels', 'curve', 'scatter']
+           'rest_pose', 'pose', 'strip', 'staged', 'player_traits', 'HTML', 'animate', 'heatmap', 'without_walk',
+           'grid', 'masked', 'collapse_levels', 'curve', 'scatter']
 
 # %% ../../nbs/handbook/viz/01_draw.ipynb #825737fd
 import base64
@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from IPython.display import HTML, display
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import ListedColormap
@@ -53,6 +52,8 @@ class Picture(Figure):
 
     def _ipython_display_(self) -> None:
         # IPython calls this before pyplot's own formatter, which would draw another size
+        from IPython.display import display  # only notebooks have it
+
         display({"image/png": self.png(), "text/plain": str(self)}, raw=True)
 
 # %% ../../nbs/handbook/viz/01_draw.ipynb #df4d2163
@@ -398,6 +399,16 @@ def player_traits(clips: list, titles: list[str], skeleton: Skeleton, middle: st
     }
 
 # %% ../../nbs/handbook/viz/01_draw.ipynb #8400f915
+class HTML:
+    """HTML that a notebook shows; `data` is its text."""
+
+    def __init__(self, data: str):
+        self.data = data
+
+    def _repr_html_(self) -> str:
+        return self.data
+
+
 def animate(
     clips: np.ndarray | list[np.ndarray],
     skeleton: Skeleton,

@@ -14,11 +14,16 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 import torch
-from ipywidgets import HTML, BoundedIntText, Button, Checkbox, HBox, VBox
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
 from torch import Generator
-from traitlets import Bool, Bytes, Dict, Enum, Int, List, Unicode, validate
+
+try:
+    from ipywidgets import HTML, BoundedIntText, Button, Checkbox, HBox, VBox
+    from traitlets import Bool, Bytes, Dict, Enum, Int, List, Unicode, validate
+except ImportError:
+    message = "scdnet.viz.explorers: needs ipywidgets, pip install 'scdnet[notebook]'"
+    raise ImportError(message) from None
 
 from ..data.layouts import NTU25
 from ..data.mannequin.perform import sample_clip

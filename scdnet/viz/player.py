@@ -11,8 +11,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from anywidget import AnyWidget
-from traitlets import Bool, Bytes, Float, Int, List
+
+try:
+    from anywidget import AnyWidget
+    from traitlets import Bool, Bytes, Float, Int, List
+except ImportError:
+    message = "scdnet.viz.player: needs anywidget, pip install 'scdnet[notebook]'"
+    raise ImportError(message) from None
 
 from ..data.skeleton import Skeleton
 from ..utils.files import InputError

@@ -145,9 +145,7 @@ class ImportOfficial:
         official, run = training.official, training.run
         try:
             old = official.read_checkpoint(self.checkpoint)
-            model = official.import_official(
-                old, skeleton, heads=self.heads, stream=self.stream
-            )
+            model = official.import_official(old, skeleton, heads=self.heads, stream=self.stream)
         except InputError as error:
             text = str(error).removeprefix(f"{self.checkpoint}: ")
             raise InputError(f"{self.checkpoint}: {text}") from error
@@ -163,8 +161,8 @@ class ImportOfficial:
             "split": None,
             "config": asdict(values),
             "skeleton": skeleton.to_dict(),
-            "persons": encoder.persons,
-            "coords": encoder.coords,
+            "persons": encoder.format.persons,
+            "coords": encoder.format.coords,
             "store": None,
             "official": {"name": self.checkpoint.name, "digest": digest(self.checkpoint)},
         }
@@ -175,7 +173,7 @@ class ImportOfficial:
         show(
             [
                 ("frames, joints, persons", sizes),
-                ("dimensions of a clue", encoder.config.width),
+                ("dimensions of a clue", encoder.width),
                 ("stream", self.stream),
                 ("run", self.out),
             ]
