@@ -365,7 +365,7 @@ def test_the_command(whole, store):
 
 
 def test_a_field_that_is_not_there():
-    with pytest.raises(TypeError):
+    with pytest.raises(InputError, match="wings"):
         configured(Row("wrong", "", {"encoder.wings": 2}), TINY)
 
 
