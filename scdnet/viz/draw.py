@@ -532,10 +532,10 @@ def masked(
     top.set(ylabel="height (m)", title=title)
     marks = zip(skeleton.joints, by_chance, strict=True)
     grid(bottom, cells, [f"{name} (at random)" if chance else name for name, chance in marks])
-    key = {"visible": VISIBLE, "hidden": "white"}
-    handles = [Patch(facecolor=c, edgecolor="grey", label=name) for name, c in key.items()]
+    key = (("visible", VISIBLE), ("hidden", "white"))
+    handles = [Patch(facecolor=c, edgecolor="grey", label=name) for name, c in key]
     if by_chance.any():
-        text = f"{by_chance.sum()} of {spatial.sum()} joints have no walk from a seed: hidden at random"
+        text = f"{by_chance.sum()} joints have no walk from a seed: hidden at random"
         figure.supxlabel(text, fontsize=8)
     figure.legend(handles=handles, loc="outside lower right", ncols=2, frameon=False, fontsize=8)
     return figure
@@ -571,8 +571,7 @@ def curve(
         axis.plot(rows[x], rows[column], color=colour, marker="." if len(rows) < 30 else None)
         for name, value in (levels or {}).get(column, {}).items():
             axis.axhline(value, color="grey", linestyle="--", linewidth=1)
-            text = {"ha": "right", "va": "bottom", "fontsize": 8, "color": "dimgrey"}
-            axis.annotate(name, (rows[x].max(), value), **text)
+            axis.annotate(name, (rows[x].max(), value), ha="right", va="bottom", fontsize=8)
         axis.set(xlabel=x, ylabel=(labels or {}).get(column, column))
         sns.despine(ax=axis)
     return figure
