@@ -491,7 +491,6 @@ def grid(axis: Axes, hidden: np.ndarray, names: tuple[str, ...] | list[str] | bo
     colours = ListedColormap([VISIBLE, "white"])
     look = {"xticklabels": max(1, hidden.shape[1] // 8), "yticklabels": names, "cbar": False}
     sns.heatmap(hidden, ax=axis, cmap=colours, vmin=0, vmax=1, **look)
-    axis.tick_params(axis="x", rotation=0)
     axis.tick_params(axis="y", labelsize=7)
     sns.despine(ax=axis, left=False, bottom=False, top=False, right=False)
     axis.set_xlabel("frame")
@@ -603,8 +602,7 @@ def scatter(
         axis.set(xticks=[], yticks=[], title=name, xlabel="t-SNE 1", ylabel="t-SNE 2")
     handles = axes[0].get_legend_handles_labels()[0]
     axes[0].get_legend().remove()
-    names = [classes[c] for c in there]
-    figure.legend(handles, names, loc="outside right center", fontsize=8, frameon=False)
+    figure.legend(handles, [classes[c] for c in there], loc="outside right center", frameon=False)
     if len(points) > 1 and title:
         figure.suptitle(title)
     return figure
