@@ -274,7 +274,7 @@ def test_mistakes_are_told_before_anything_is_run(whole, store, tmp_path, monkey
                 replace(TINY, encoder=replace(TINY.encoder, channels=4)),
                 tmp_path / "new",
             ),
-            "encoder.channels is 2",
+            "row 'half-channels': encoder.channels is '2'",
         ),
         (lambda: fill(store, out, replace(TINY, epochs=4)), "--epochs (was 3, now 4)"),
     ]
@@ -365,7 +365,7 @@ def test_the_command(whole, store):
 
 
 def test_a_field_that_is_not_there():
-    with pytest.raises(TypeError):
+    with pytest.raises(InputError, match="wings"):
         configured(Row("wrong", "", {"encoder.wings": 2}), TINY)
 
 

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -170,3 +171,12 @@ def test_stored_notebooks_hold_pictures_and_no_widget_whose_kernel_is_gone():
         assert not [data for data in outputs if VIEW in data], f"{path.name}: make notebooks"
         if path.stem in ("03_player", "04_explorers"):
             assert sum("image/png" in data for data in outputs) >= 2
+
+
+def test_the_hand_written_files_of_the_browser_are_in_the_package():
+    """They lie beside the exported modules, so that a wheel holds them and an export leaves them alone."""
+    folder = files("scdnet.viz") / "static"
+    kinds = {Path(str(path)).suffix for path in folder.iterdir()}
+    assert kinds == {".js", ".css", ".html"}
+    for widget in (SkeletonPlayer, MaskExplorer, ClueExplorer):
+        assert "export default" in widget.__dict__["_esm"] and "http" not in widget.__dict__["_esm"]

@@ -17,10 +17,8 @@ ACTIONS = ("throw", "clapping", "brushing teeth", "brushing hair", "drop", "pick
 def maps(demo: Path) -> pd.DataFrame:
     """A row for each clip: its action, and where either map has it."""
     store = scdnet.SkeletonStore.open(demo / "store")
-    clues, test = (
-        scdnet.evaluation.features.features(scdnet.load_encoder(demo / "run"), store),
-        store.split("xsub")[1],
-    )
+    clues = scdnet.features(scdnet.load_encoder(demo / "run"), store)
+    _, test = store.split("xsub")
     test = test[[store.classes[label] in ACTIONS for label in store.labels[test]]]
     found = pd.DataFrame({"action": [store.classes[label] for label in store.labels[test]]})
     for clue, values in clues.items():

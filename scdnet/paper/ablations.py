@@ -67,10 +67,13 @@ def configured(row: Row, config: PretrainConfig) -> PretrainConfig:
     for name, value in {**row.change, **changed}.items():
         part, _, rest = name.partition(".")
         parts.setdefault(part, {})[rest] = value
-    made = {
-        part: values[""] if "" in values else replace(getattr(config, part), **values)
-        for part, values in parts.items()
-    }
+    made = {}
+    for part, values in parts.items():
+        try:
+            old = getattr(config, part)
+            made[part] = values[""] if "" in values else replace(old, **values)
+        except InputError as error:
+            raise InputError(f"row {row.name!r}: {part}.{error}") from None
     return replace(config, **made)
 
 # %% ../../nbs/handbook/paper/02_ablations.ipynb #63a8a5a8
