@@ -340,5 +340,7 @@ def test_ranks_share_a_protocol(folder, one):
     assert two.returncode == alone.returncode == 0 and two.stdout == alone.stdout, two.stderr
     results = [json.loads((folder / name).read_text()) for name in ("two.json", "one.json")]
     for result in results:
-        assert result.pop("hours") > 0 and result["machine"].pop("date")  # two clocks
+        for name in ("hours", "date", "predictions"):  # two clocks, two files
+            result.pop(name, None)
+        result["machine"].pop("date", None)
     assert results[0] == results[1]
