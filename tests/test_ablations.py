@@ -33,7 +33,7 @@ from scdnet.model.encoder import EncoderConfig
 from scdnet.utils.files import InputError, shipped
 from scdnet.training.config import PRESETS
 from scdnet.training.pretrain import Trainer, pretrain
-from scdnet.training.run import load_encoder, run_config
+from scdnet.training.run import Run, load_encoder
 from scdnet.utils.distributed import is_first, joined
 from scdnet.data.layouts import KINECT20
 from scdnet.data.store import SkeletonStore
@@ -84,6 +84,12 @@ def short(monkeypatch):
 
 def fill(store, out, config=TINY, **options):
     return ablate("table5", store, "half", config, out, "demo", progress=False, **options)
+
+
+def result_of(run, protocol):
+    """The file of a protocol's result."""
+    (path,) = (run / "eval").glob(f"{protocol}-half*.json")
+    return path
 
 
 def without_times(result):
@@ -146,7 +152,7 @@ def test_what_a_table_says(whole, store):
         run = out / f"{row['name']}-0"
         assert row["paper"] == paper and row["seeds"] == [0] and row["hours"] > 0
         for protocol in ("linear", "knn"):
-            judged = json.loads((run / "eval" / f"{protocol}-half.json").read_text())
+            judged = json.loads(result_of(run, protocol).read_text())
             assert row[protocol] == {
                 "top1": judged["top1"],
                 "top1_std": None,
@@ -159,7 +165,7 @@ def test_what_a_table_says(whole, store):
         assert set(row["baselines"]) == (
             {"untrained", "raw"} if row["name"] == FULL else {"untrained"}
         )
-        assert not (run / "checkpoint").exists() and run_config(run) == configured(
+        assert not (run / "checkpoint").exists() and Run.open(run).config == configured(
             {r.name: r for r in ROWS}[row["name"]], TINY
         )
     assert [line[0] for line in table_text(result)] == ["row", "no-extractor", FULL] and len(
@@ -180,7 +186,7 @@ def test_a_finished_row_is_not_run_again(whole, store, monkeypatch):
         raise AssertionError("it was run again")
 
     monkeypatch.setattr(ablations, "pretrain", never)
-    monkeypatch.setattr(ablations, "judge", never)
+    monkeypatch.setattr(ablations, "evaluate", never)
     assert without_times(fill(store, out)) == without_times(result)
     assert before == {
         path: path.stat().st_mtime_ns
@@ -191,16 +197,16 @@ def test_a_finished_row_is_not_run_again(whole, store, monkeypatch):
 
 def test_only_what_is_missing_is_judged_again(whole, store, tmp_path, monkeypatch):
     out = shutil.copytree(whole[0], tmp_path / "out")
-    (out / "full-0" / "eval" / "knn-half.json").unlink()
+    result_of(out / "full-0", "knn").unlink()
     asked = []
     monkeypatch.setattr(ablations, "pretrain", None)
-    monkeypatch.setattr(
-        ablations,
-        "judge",
-        lambda protocol, *rest, judge=ablations.judge: (
-            asked.append(protocol) or judge(protocol, *rest)
-        ),
-    )
+    evaluate = ablations.evaluate
+
+    def noted(run, store, split, protocol, *rest, **options):
+        asked.append(protocol)
+        return evaluate(run, store, split, protocol, *rest, **options)
+
+    monkeypatch.setattr(ablations, "evaluate", noted)
     assert without_times(fill(store, out)) == without_times(whole[1]) and asked == ["knn"]
 
 
@@ -236,8 +242,7 @@ def test_more_seeds_join_what_is_there(whole, store, tmp_path):
     first = (out / "full-0" / "encoder.safetensors").stat().st_mtime_ns
     row = fill(store, out, seeds=(0, 1))["rows"][1]
     each = [
-        json.loads((out / f"full-{seed}" / "eval" / "linear-half.json").read_text())["top1"]
-        for seed in (0, 1)
+        json.loads(result_of(out / f"full-{seed}", "linear").read_text())["top1"] for seed in (0, 1)
     ]
     assert row["seeds"] == [0, 1] and row["linear"] == {
         "top1": pytest.approx(np.mean(each)),
@@ -245,7 +250,7 @@ def test_more_seeds_join_what_is_there(whole, store, tmp_path):
         "each": each,
     }
     assert (
-        run_config(out / "full-1").seed == 1
+        Run.open(out / "full-1").config.seed == 1
         and (out / "full-0" / "encoder.safetensors").stat().st_mtime_ns == first
     )
 
@@ -271,7 +276,7 @@ def test_mistakes_are_told_before_anything_is_run(whole, store, tmp_path, monkey
             ),
             "encoder.channels is 2",
         ),
-        (lambda: fill(store, out, replace(TINY, epochs=4)), "config.epochs (was 3, now 4)"),
+        (lambda: fill(store, out, replace(TINY, epochs=4)), "--epochs (was 3, now 4)"),
     ]
     for call, said in mistakes:
         with pytest.raises(InputError) as caught:
@@ -301,7 +306,7 @@ def test_a_run_from_before_the_ablations_still_loads(whole, tmp_path):
         for name in names:
             del (content["config"][part] if part else content["config"])[name]
     (run / "config.json").write_text(json.dumps(content))
-    assert run_config(run) == TINY
+    assert Run.open(run).config == TINY
     assert len(load_encoder(run).state_dict()) == len(load_file(run / "encoder.safetensors"))
 
 
@@ -413,7 +418,7 @@ def test_two_ranks_fill_a_table(tmp_path):
     result = json.loads((tmp_path / "out" / "table7.json").read_text())
     assert (
         all(row["linear"] for row in result["rows"])
-        and run_config(tmp_path / "out" / "full-0") == TINY
+        and Run.open(tmp_path / "out" / "full-0").config == TINY
     )
 
 

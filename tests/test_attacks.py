@@ -26,10 +26,10 @@ from commands import assert_mistake, scdnet, tree
 from safetensors.torch import load_file, save_file
 from small import TINY, random_walks
 
-from scdnet.training.pretrain import pretrain
-from scdnet.data.store import SkeletonStore
 from scdnet.data.mannequin.ntu_files import skeleton_text
 from scdnet.data.mannequin.perform import perform
+from scdnet.data.store import SkeletonStore
+from scdnet.training.pretrain import pretrain
 
 PACKAGE = Path(__file__).parents[1] / "scdnet"
 case = pytest.mark.parametrize
@@ -377,19 +377,22 @@ LAYOUTS = {
         json.dumps(LAYOUT).encode().replace(b'"center": 0', b'"center": ' + b"9" * 300),
         "from 0 to 2",
     ),
-    "NaN": (json.dumps(LAYOUT).encode().replace(b'"center": 0', b'"center": NaN'), "from 0 to 2"),
+    "NaN": (
+        json.dumps(LAYOUT).encode().replace(b'"center": 0', b'"center": NaN'),
+        "center is 'nan'",
+    ),
     "infinity": (
         json.dumps(LAYOUT).encode().replace(b'"center": 0', b'"center": 1e999'),
-        "from 0 to 2",
+        "center is 'inf'",
     ),
     "a name that is none": (json.dumps(LAYOUT | {"name": {"a": [1]}}).encode(), "name"),
     "a hundred thousand joints": (
         json.dumps(LAYOUT | {"joints": [f"j{i}" for i in range(90_000)]}).encode(),
-        "joints, expected at most",
+        "at most 1000 items",
     ),
     "surrogates": (
         json.dumps(LAYOUT | {"joints": ["\ud800", "b", "c"], "center": 9}).encode(),
-        "from 0 to 2",
+        "joints.0",
     ),
     "2 MB": (json.dumps(LAYOUT).encode() + b" " * 2**21, "expected at most"),
     "NUL": (b"\0" * 100, "not JSON"),
@@ -776,9 +779,9 @@ RESULTS = {
 
 @case("what", RESULTS)
 def test_results_of_a_run(what, mine):
-    path = mine / "run" / "eval" / "knn-xsub.json"
+    (path,) = Path("run/eval").glob("knn-xsub*.json")
     changed(path, RESULTS[what])
-    refused(["results", "run/eval/knn-xsub.json"], "knn-xsub.json", before=tree(mine))
+    refused(["results", path], path.name, before=tree(mine))
 
 
 METRICS = [
@@ -816,8 +819,8 @@ def test_metrics_of_a_run(content, mine):
 
 def sealed(folder):
     """Digests that fit, as somebody who means harm would write them."""
-    from scdnet.utils.files import digest
     from scdnet.training.checkpoint import _digest
+    from scdnet.utils.files import digest
 
     numbers = json.loads((folder / "state.json").read_text())
     numbers.pop("digests")
@@ -916,8 +919,8 @@ def test_checkpoint_without_digests_is_damaged(content, mine):
 
 def flags():
     """TINY on the command line."""
+    from scdnet.paper.ablations import as_flags, differences
     from scdnet.training.config import PRESETS
-    from scdnet.paper.tables import as_flags, differences
 
     found = differences(
         json.loads(json.dumps(asdict(TINY))), json.loads(json.dumps(asdict(PRESETS["demo"])))

@@ -281,6 +281,40 @@ def test_the_player_plays(book):
     assert b.page.evaluate(left) == [False, 0]
 
 
+def test_a_page_without_python_plays(chromium, tmp_path):
+    """An animation of a report: the same player, whose data lie in the page, under a policy that forbids all requests."""
+    from scdnet.data.layouts import NTU25
+    from scdnet.data.mannequin.perform import sample_clip
+    from scdnet.viz.draw import animate
+    from scdnet.viz.html import page
+
+    clips = [sample_clip(23), sample_clip(58)]
+    moving = animate(clips, NTU25, titles=["waving", "shaking hands </script>"]).data
+    (tmp_path / "page.html").write_text(page("Moving", "", [("Clips", "", moving)]))
+    window, errors = chromium.new_page(), []
+    window.on("pageerror", lambda error: errors.append(str(error)))
+    window.on("console", lambda message: errors.append(message.text))
+    window.goto((tmp_path / "page.html").as_uri())
+    window.locator(".stage canvas").nth(1).wait_for()
+    assert window.locator("figcaption").all_text_contents()[1] == "shaking hands </script>"
+    window.wait_for_function("() => +document.querySelector('[data-drawn]').dataset.drawn > 3")
+    window.get_by_role("button", name="pause").press("Enter")
+    window.get_by_role("button", name="play").wait_for()
+    slider = window.get_by_role("slider", name="frame")
+    slider.focus()
+    window.keyboard.press("Home")
+    window.keyboard.press("ArrowRight")
+    assert window.locator(".clock").text_content() == "frame 1, 0.03 s"
+    canvas = window.locator(".stage canvas").first
+    before = canvas.evaluate("canvas => canvas.toDataURL()")
+    canvas.focus()
+    window.keyboard.press("ArrowRight")  # turns the view
+    assert canvas.evaluate("canvas => canvas.toDataURL()") != before and errors == []
+    KEPT.mkdir(exist_ok=True)
+    window.screenshot(path=KEPT / "page.png")
+    window.close()
+
+
 def test_the_masks_follow_a_slider_and_a_click(book):
     b = book([EXPLORER])
     assert b.run() == []

@@ -205,7 +205,7 @@ def test_callbacks(store, tmp_path):
     class Monitor:
         def on_step(self, trainer):
             calls.append(("step", trainer.steps_done))
-            assert set(trainer.losses) == {"loss", "accuracy"}
+            assert set(trainer.losses) == {"loss", "accuracy", "gradient"}
 
         def on_epoch(self, trainer):
             calls.append(("epoch", trainer.epoch))

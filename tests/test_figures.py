@@ -230,8 +230,8 @@ def test_a_figure_of_clues_and_its_table_say_the_same_number():
 def test_the_line_of_collapsed_clues_is_that_of_the_loss(loss):
     made = CrossDomainLoss(loss_pairs("stg", loss))
     levels = draw.collapse_levels(made, 128)
-    assert levels["loss"]["all clues alike"] == pytest.approx(made.collapsed(128))
-    assert levels["accuracy"]["all clues alike"] == 0
+    assert levels["loss"]["equal embeddings"] == pytest.approx(made.collapsed(128))
+    assert levels["accuracy"]["equal embeddings"] == 0
     same = torch.nn.functional.normalize(torch.ones(4, 8), dim=1)
     clues = dict.fromkeys("stg", same)
     queues = dict.fromkeys("stg", same[:1].expand(128, -1))
@@ -348,18 +348,13 @@ def test_a_judged_run(judged, store, tmp_path):
     done = scdnet("figures", "--run", judged, "--store", store.path, "--out", out, "--svg")
     assert done.returncode == 0, done.stderr
     made = {name.removesuffix(".png") for name in tree(out) if name.endswith(".png")}
-    assert {
-        "labels",
-        "confusion-linear-half",
-        "gain-linear-half",
-        "confusion-semi-50-half",
-        "gain-finetune-half",
-        "confusion-knn-half",
-    } <= made
-    assert (
-        "gain-knn-half" not in made
-        and "gain-knn-half: eval/knn-half.json holds no untrained baseline" in done.stdout
-    )
+    stems = {path.stem.split("-")[0]: path.stem for path in (judged / "eval").glob("*.json")}
+    assert set(stems) == {"linear", "finetune", "semi", "knn"}
+    wanted = {f"confusion-{stem}" for stem in stems.values()} | {"labels"}
+    assert wanted | {f"gain-{stems[p]}" for p in ("linear", "finetune", "semi")} <= made
+    knn = stems["knn"]
+    assert f"gain-{knn}" not in made
+    assert f"gain-{knn}: eval/{knn}.json holds no untrained baseline" in done.stdout
     assert {f"{name}.svg" for name in made} == {name for name in tree(out) if name.endswith(".svg")}
     page = (out / "index.html").read_text()
     assert (

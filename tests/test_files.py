@@ -61,9 +61,9 @@ def test_a_lock_leaves_with_the_folder_that_it_guarded(tmp_path):
     with alone_in(tmp_path / "run"):
         with new_folder(tmp_path / "run", overwrite=True):
             pass
-        with alone_in(tmp_path / "run"):
-            with pytest.raises(InputError, match="at work in it"), alone_in(tmp_path / "run"):
-                pass
+        again = alone_in(tmp_path / "run")
+        with alone_in(tmp_path / "run"), pytest.raises(InputError, match="at work in it"), again:
+            pass
         (tmp_path / "run/.lock").write_text("4711 on elsewhere")
     assert (tmp_path / "run/.lock").read_text() == "4711 on elsewhere"
 

@@ -205,7 +205,7 @@ CLIPS = {
     "a number": (npy(np.float32(3)), "shape () of float32"),
     "joints": (npy(clip(joints=3)), "(5, 3, 2), expected (frames, 4 joints"),
     "persons": (npy(clip(frames=3, persons=65)), "up to 64 persons"),
-    "coordinates": (npy(clip(coords=3)), "3 coordinates, expected 2 as in"),
+    "coordinates": (npy(clip(coords=3)), "3 coordinates, expected 2"),
     "four coordinates": (npy(clip(coords=4)), "2 or 3"),
     "axes": (npy(clip().transpose(2, 0, 1)), "(2, 5, 4)"),
     "two axes": (npy(clip()[0]), "(4, 2)"),
@@ -325,7 +325,7 @@ WHOLE = {
     "table: UTF-16": ("clips.csv", TABLE.encode("utf-16"), "line 1: byte 0xff is not UTF-8"),
     "table: binary": ("clips.csv", bytes(range(256)), "line 2: byte 0x80"),
     "table: missing": ("clips.csv", None, "no clips.csv beside it"),
-    "classes: empty": ("classes.txt", b"\n", "classes.txt: empty"),
+    "classes: empty": ("classes.txt", b"\n", "classes.txt, line 1: found ''"),
     "classes: twice": ("classes.txt", b"sit\nwave\nsit\n", "classes.txt, line 3"),
     "classes: a gap": ("classes.txt", b"sit\n\nwave\n", "classes.txt, line 2"),
     "skeleton: empty": ("skeleton.json", b"", "line 1: not JSON"),
@@ -392,7 +392,7 @@ def test_two_data_sets(mine, tmp_path):
         prepare(tmp_path / "both", "--out", tmp_path / "store"),
         tmp_path / "store",
         "two/skeleton.json",
-        "a second skeleton.json",
+        "expected one data set",
     )
 
 

@@ -217,7 +217,7 @@ def test_stopped_or_two_at_once_or_damaged(number, code, place):
 # stopping anywhere
 
 
-def test_stopped_after_every_step(store, whole, tmp_path, monkeypatch, capsys):
+def test_stopped_after_every_step(store, whole, tmp_path, monkeypatch, caplog):
     """Each life does one step, and is asked to stop by turns in both ways."""
 
     class Asked(Trainer):
@@ -232,8 +232,9 @@ def test_stopped_after_every_step(store, whole, tmp_path, monkeypatch, capsys):
         assert [path.name for path in sorted(tmp_path.glob("run/checkpoint/*"))] == [
             f"step-{n:08d}" for n in (step, step + 1) if n
         ]
-    pretrain(store, "half", CONFIG, tmp_path / "run", resume=True, progress=False)
-    assert "finished already, after step 9" in capsys.readouterr().err
+    with caplog.at_level("INFO", logger="scdnet"):
+        pretrain(store, "half", CONFIG, tmp_path / "run", resume=True, progress=False)
+    assert "finished already, after step 9" in caplog.text
     assert jobs.metrics(tmp_path / "run") == jobs.metrics(whole) and len(jobs.metrics(whole)) == 3
     assert (tmp_path / "run/encoder.safetensors").read_bytes() == (
         whole / "encoder.safetensors"
@@ -275,7 +276,7 @@ def test_two_ranks_stop_at_one_step_and_go_on(store, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["state.json", "model.safetensors", "optimizer.safetensors"])
-def test_one_changed_bit_is_found(name, store, whole, tmp_path, capsys):
+def test_one_changed_bit_is_found(name, store, whole, tmp_path, caplog):
     state = Trainer(CONFIG, store, store.split("half")[0])
     state.save(tmp_path)
     state.step()
@@ -285,7 +286,7 @@ def test_one_changed_bit_is_found(name, store, whole, tmp_path, capsys):
     content[at] ^= 2  # 1 becomes 3
     (newest / name).write_bytes(content)
     assert state.load(tmp_path) and state.steps_done == 0
-    assert f"{newest}: is damaged" in capsys.readouterr().err
+    assert f"{newest}: is damaged" in caplog.text
     state.step()
     state.step()
     assert state.save(tmp_path).name == "step-00000002" and sorted(os.listdir(tmp_path)) == [

@@ -75,7 +75,7 @@ def test_a_whole_number_of_seeds_is_a_count():
     ids=str,
 )
 def test_seeds_that_are_neither_are_refused(wrong):
-    with pytest.raises(InputError, match="seeds is .*, expected"):
+    with pytest.raises(InputError, match=r"seeds is .*, expected"):
         spatial_mask(NTU25, 3, seeded(), seeds=wrong)
 
 

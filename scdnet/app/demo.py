@@ -38,6 +38,7 @@ from ..utils.files import new_folder, shipped, write_json
 from ..utils.machine import machine
 from ..utils.records import Result
 from ..views.masks import spatial_mask, temporal_mask
+from ..viz.draw import collapse_levels
 
 # %% ../../nbs/handbook/app/02_demo.ipynb #c933661b
 NO_EFFECT = ("seed", "device", "compile", "save_every")  # fields that are not part of the recipe
@@ -220,7 +221,7 @@ def demo(
             clues=clues,
             per_class=per_class(results, store, split),
             deviations=deviations(config),
-            collapsed=loss.collapsed(config.queue_size),
+            levels=collapse_levels(loss, config.queue_size),
         )
         for protocol, result in results.items():
             result = with_run(replace(result, machine=machine()), about_run(run.path))

@@ -8,7 +8,7 @@ __all__ = ['NTU25', 'KINECT20', 'upright_joints']
 # %% ../../nbs/handbook/data/01_layouts.ipynb #3b9b99cc
 from .skeleton import Skeleton
 
-# %% ../../nbs/handbook/data/01_layouts.ipynb #e0b962f8
+# %% ../../nbs/handbook/data/01_layouts.ipynb #452855da
 def _layout(name: str, joints: str, bones: str, **roles) -> Skeleton:
     """A layout from names that commas separate and bones such as "1-0"; "left x" and "right x" are pairs."""
     names = tuple(joint.strip() for joint in joints.split(","))
@@ -16,7 +16,7 @@ def _layout(name: str, joints: str, bones: str, **roles) -> Skeleton:
     return Skeleton(
         name=name,
         joints=names,
-        bones=tuple(tuple(map(int, bone.split("-"))) for bone in bones.split()),
+        bones=tuple((int(a), int(b)) for a, b in (bone.split("-") for bone in bones.split())),
         pairs=tuple(
             (i, right[joint.removeprefix("left ")])
             for i, joint in enumerate(names)
@@ -67,7 +67,7 @@ KINECT20 = _layout(
     lateral=(8, 4),
 )
 
-# %% ../../nbs/handbook/data/01_layouts.ipynb #e56f2dd0
+# %% ../../nbs/handbook/data/01_layouts.ipynb #d263a6a4
 _HIGH, _LOW = ("head", "nose", "neck"), ("foot", "ankle", "hip", "pelvis")
 
 

@@ -90,8 +90,7 @@ def _results(format: str, tasks: list, workers: int, scan: Scan) -> Iterator[lis
     choices = replace(scan, tasks=[], lists={}, left_out=[])  # what a worker needs
     chunks = [tasks[i : i + scan.at_once] for i in range(0, len(tasks), scan.at_once)]
     if workers == 1 or len(chunks) == 1:
-        for task in tasks:
-            yield _work(format, [task], choices)
+        yield from (_work(format, chunk, choices) for chunk in chunks)
         return
     # forked workers share the memory of what is imported
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
@@ -272,7 +271,7 @@ def _write(writer: StoreWriter, results: list[Result]) -> list[LeftOut]:
                 left_out.append(LeftOut(clip.name, task.label, reason, bad=True))
     return left_out
 
-
+# %% ../../nbs/handbook/data/05_prepare.ipynb #f705f6x1
 def _write_left_out(path: Path, left_out: list[LeftOut]) -> None:
     if left_out:
         with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:

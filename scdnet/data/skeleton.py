@@ -20,7 +20,7 @@ from ..utils.records import config
 if TYPE_CHECKING:
     from torch import Tensor
 
-# %% ../../nbs/book/01_skeleton.ipynb #ba012705
+# %% ../../nbs/book/01_skeleton.ipynb #ba0127a0
 MOST_JOINTS = (
     1000  # bodies with faces and fingers have some hundred; matrices have the square of it
 )
@@ -41,6 +41,13 @@ Bone = tuple[Joint, Joint]
 Limbs = Annotated[tuple[tuple[Name, tuple[Joint, ...]], ...], BeforeValidator(_pairs)]
 
 
+def _check_once(items: Iterable[Hashable], what: str) -> None:
+    """InputError if an item is given twice."""
+    for item, times in Counter(items).items():
+        if times > 1:
+            raise InputError(f"{what} {item!r} is given twice, expected once")
+
+# %% ../../nbs/book/01_skeleton.ipynb #ba012705
 @config
 class Skeleton:
     """A skeleton layout: joints, the bones between them, and the few joints that have a special role.
@@ -70,7 +77,7 @@ class Skeleton:
         _check_once([tuple(sorted(bone)) for bone in self.bones], f"{where}: bone")
         _check_once([joint for pair in self.pairs for joint in pair], f"{where}: joint of a pair")
         _check_once([name for name, _ in self.limbs or ()], f"{where}: limb")
-        groups = [("center", (self.center,))]
+        groups: list[tuple[str, tuple[int, ...]]] = [("center", (self.center,))]
         groups += [(role, getattr(self, role) or ()) for role in ("vertical", "lateral")]
         groups += [(f"bone {i}", bone) for i, bone in enumerate(self.bones)]
         groups += [(f"pair {i}", pair) for i, pair in enumerate(self.pairs)]
@@ -116,13 +123,6 @@ class Skeleton:
                 f"skeleton: found {found}; expected {', '.join(names[:5])} and perhaps {', '.join(names[5:])}"
             )
         return cls(**layout)
-
-
-def _check_once(items: Iterable[Hashable], what: str) -> None:
-    """InputError if an item is given twice."""
-    for item, times in Counter(items).items():
-        if times > 1:
-            raise InputError(f"{what} {item!r} is given twice, expected once")
 
 # %% ../../nbs/book/01_skeleton.ipynb #990dfac5
 def adjacency(skeleton: Skeleton, loops: bool = True) -> "Tensor":

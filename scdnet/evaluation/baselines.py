@@ -90,12 +90,11 @@ def all_features(
 # %% ../../nbs/handbook/evaluation/03_baselines.ipynb #afd31438
 def share_out(tasks: Sequence[Callable[[], object]]) -> list:
     """What each task returns, in their order, on every rank; each is done by one of the ranks, and the others wait as long as it takes."""
-    patient = (
-        dist.new_group(backend="gloo", timeout=timedelta(days=30)) if world_size() > 1 else None
-    )
+    several = world_size() > 1
+    patient = dist.new_group(backend="gloo", timeout=timedelta(days=30)) if several else None
     mine = {i: tasks[i]() for i in range(rank(), len(tasks), world_size())}
     parts = [mine] * world_size()
-    if patient:
+    if several:
         dist.all_gather_object(parts, mine, patient)
     found = {i: result for part in parts for i, result in part.items()}
     return [found[i] for i in range(len(tasks))]

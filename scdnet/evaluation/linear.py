@@ -37,9 +37,7 @@ class LinearConfig:
 
     epochs: Count = 80
     batch_size: Count = 1024
-    lr: Positive | None = (
-        2.0  # None: the best of `rates` on parts held out of the training side; ours
-    )
+    lr: Positive | None = 2.0  # None: the best of `rates` on held-out training clips; ours
     rates: Annotated[tuple[Positive, ...], Field(min_length=1)] = RATES
     folds: Annotated[int, Field(ge=2, le=1000)] = 5  # parts of the training side for that choice
     drops: tuple[Share, ...] = (50 / 80, 70 / 80)

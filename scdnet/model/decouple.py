@@ -55,7 +55,7 @@ class Refinement(nn.TransformerEncoderLayer):
             )
         return part.out_proj(rearrange(heads, "n h l d -> n l (h d)"))
 
-
+# %% ../../nbs/book/05_decouple.ipynb #decoupl1
 class Decoupler(nn.Module):
     """Projection and refinement of tokens (Eq. 3 and 4); the clue is the maximum over the refined tokens.
 

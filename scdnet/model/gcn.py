@@ -165,7 +165,7 @@ class Extractor(nn.Module):
         """Normalised coordinates, each person a sample: (N, C, T, V, M) -> (N·M, C, V, T)."""
         N, C, T, V, M = clips.shape
         x = self.norm(clips.permute(0, 4, 3, 1, 2).reshape(N, M * V * C, T))
-        return x.view(N * M, V, C, T).transpose(1, 2)
+        return x.reshape(N * M, V, C, T).transpose(1, 2)
 
     def forward(self, clips: Tensor) -> Tensor:
         """(N, C, T, V, M) -> 𝒴 (N, M, C1, V, T)."""

@@ -220,8 +220,12 @@ def about_run(run: Run | str | Path) -> dict[str, Any]:
     InputError : naming the file, if the run's records are damaged.
     """
     run = Run.open(run)
-    curve = run.metrics() if (run.path / "metrics.jsonl").is_file() else []
-    hours = float(curve["seconds"].sum() / 3600) if len(curve) else None
+    file, hours = run.path / "metrics.jsonl", None
+    curve = run.metrics() if file.is_file() else []
+    try:
+        hours = float(curve["seconds"].sum() / 3600) if len(curve) else None
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{file}: not a run's metrics ({error})") from None
     demo = run.path.name == "run" and (run.path.parent / "results.json").is_file()
     name = (run.path.parent if demo else run.path).resolve().name
     known = "preset", "split", "store", "config", "official", "machine", "versions", "commit"

@@ -162,7 +162,7 @@ def clue_figure(pairs: Sequence[PairClues], classes: Sequence[str]) -> Picture:
     """
     figure = Picture(figsize=(3.0 * len(pairs), 6.4), layout="constrained")
     axes = figure.subplots(2, len(pairs), squeeze=False)
-    for column, pair in zip(axes.T, pairs, strict=True):
+    for i, (column, pair) in enumerate(zip(axes.T, pairs, strict=True)):
         maps = zip(column, CLUES, (pair.spatial, pair.temporal), pair.agreement, strict=True)
         for axis, clue, points, agreement in maps:
             for label, colour, marker in zip(pair.classes, PALETTE[1:3], "o^", strict=True):
@@ -171,7 +171,7 @@ def clue_figure(pairs: Sequence[PairClues], classes: Sequence[str]) -> Picture:
                 axis.scatter(*own.T, s=16, label=name, **look)
             axis.set(xticks=[], yticks=[], xlabel=f"{agreement:.1f} % same-class neighbours")
             axis.spines[:].set_color(CLUES[clue])
-            if column is axes.T[0]:
+            if i == 0:
                 axis.set_ylabel(f"{clue} clue (t-SNE)", color=CLUES[clue])
         above = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "frameon": False}
         column[0].legend(fontsize=9, borderaxespad=0.2, handletextpad=0.1, **above)

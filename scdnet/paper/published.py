@@ -115,9 +115,10 @@ def published(table: int | str) -> pd.DataFrame:
         index=rows.index,
     )
     rows = rows.join(heads)
-    vary = lambda names: [name for name in names if rows[name].nunique() > 1]
-    left = vary(["family", "method", "venue", "encoder", *heads, "source"])
-    top = vary(["protocol", "dataset", "split", "setting", "metric"]) or ["metric"]
+    several = rows.columns[rows.nunique() > 1]
+    left = [n for n in ("family", "method", "venue", "encoder", *heads, "source") if n in several]
+    top = [n for n in ("protocol", "dataset", "split", "setting", "metric") if n in several]
+    top = top or ["metric"]
     wide = rows.pivot(index=left, columns=top, values="value")
     return wide.reindex(index=_in_order(rows[left]), columns=_in_order(rows[top]))
 

@@ -69,10 +69,11 @@ def parse_json(data: bytes, where: str) -> object:
         )
 
     def once(pairs: list[tuple[str, object]]) -> dict:
-        key, count = Counter(key for key, _ in pairs).most_common(1)[0] if pairs else ("", 1)
-        if count > 1:
-            raise InputError(f"{where}: the key {key[:40]!r} is there twice, expected once")
-        return dict(pairs)
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
+            raise InputError(f"{where}: the key {twice[:40]!r} is there twice, expected once")
+        return found
 
     try:
         return json.loads(data.decode("utf-8-sig"), object_pairs_hook=once)
@@ -116,7 +117,7 @@ def _sync(path: Path) -> None:
     """Ask the operating system to put a file or folder on the disk; silent where a file system cannot, an error where the disk is full or broken."""
     try:
         handle = os.open(path, os.O_RDONLY)
-    except PermissionError:  # Windows opens no folder
+    except PermissionError:  # Windows opens no folder, and others may forbid it
         return
     try:
         os.fsync(handle)
@@ -129,12 +130,13 @@ def _sync(path: Path) -> None:
 # %% ../../nbs/handbook/utils/01_files.ipynb #323dadf8
 @contextlib.contextmanager
 def _named(path: Path, aside: Path) -> Iterator[None]:
-    """Let an error of the system name `path` instead of `aside`."""
+    """Let an error of the system name `path` instead of its neighbour `aside`, or the lock of that."""
     try:
         yield
     except OSError as error:
         if error.filename is not None:
-            error.filename = str(error.filename).replace(str(aside), str(path), 1)
+            name = str(error.filename).replace(f"{aside}.lock", str(path))
+            error.filename = name.replace(str(aside), str(path), 1)
         elif error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             error.filename = str(path)
         raise
@@ -180,7 +182,7 @@ def _locked(file: Path, folder: str | Path) -> Iterator[None]:
         lock.acquire(timeout=1)  # workers of a process that was killed end a moment later
     except Timeout:
         raise InputError(
-            f"{folder}: process {who} is at work in it, expected nobody; wait for it, or stop it"
+            f"{folder}: process {who} is at work in it; wait for it, or stop it"
         ) from None
     try:
         with contextlib.suppress(
@@ -238,12 +240,11 @@ def new_folder(
     """
     path = Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)
     new = path.with_name(f".{path.name}.partial")
-    lock = path.with_name(f"{new.name}.lock")
     _refuse_existing(path, overwrite)
     made = [parent for parent in path.parents if not parent.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with _named(path, lock), _named(path, new), _locked(lock, path):
+        with _named(path, new), _locked(new.with_name(f"{new.name}.lock"), path):
             _clear_away(path, new, holds)
             _refuse_existing(path, overwrite)
             new.mkdir()
@@ -278,17 +279,17 @@ def _refuse_existing(path: Path, overwrite: bool) -> None:
 
 def _replace_folder(path: Path, new: Path, holds: Sequence[str]) -> None:
     """Rename `new` to `path`; an older folder of that name is moved out of the way first, and removed last or kept."""
-    replaces, old = path.exists(), new.with_name(f"{new.name}.old")
-    if replaces:
-        os.rename(path, old)
+    if not path.exists():
+        os.rename(new, path)
+        return
+    old = new.with_name(f"{new.name}.old")
+    os.rename(path, old)
     try:
         os.rename(new, path)
     except BaseException:
-        if replaces:
-            os.rename(old, path)
+        os.rename(old, path)
         raise
-    if replaces:
-        _put_away(old, path, holds)
+    _put_away(old, path, holds)
 
 
 def _put_away(old: Path, path: Path, holds: Sequence[str]) -> None:

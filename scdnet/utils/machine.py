@@ -69,10 +69,8 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor()
-    return next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")),
-        platform.processor(),
-    )
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
 
 
 def commit() -> str | None:
@@ -80,9 +78,8 @@ def commit() -> str | None:
     folder = Path(__file__).parent.parent if "__file__" in globals() else Path.cwd()
     if not (folder / ".git").exists():
         return None
-    done = subprocess.run(
-        ["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True
-    )
+    command = ["git", "-C", str(folder), "rev-parse", "HEAD"]
+    done = subprocess.run(command, capture_output=True, text=True)
     return done.stdout.strip() or None
 
 # %% ../../nbs/handbook/utils/04_machine.ipynb #9f043a5f

@@ -77,7 +77,7 @@ def view_chain(config: ViewConfig) -> Chain:
         c.spatial != "none" and SpatialMask(c.spatial_n, c.spatial_k, c.spatial_seeds, c.p, joints),
         c.temporal != "none" and TemporalMask(c.temporal_s, c.temporal_r, c.p, frames),
     )
-    return Chain(*filter(None, transforms))
+    return Chain(*filter(None, transforms))  # type: ignore[arg-type]
 
 # %% ../../nbs/handbook/views/01_config.ipynb #e0c18ac8
 def evaluation_clips(

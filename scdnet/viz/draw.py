@@ -6,14 +6,14 @@
 __all__ = ['LEFT', 'RIGHT', 'MIDDLE', 'PALETTE', 'CLUES', 'VISIBLE', 'Picture', 'joint_colours', 'bone_colours', 'visible',
            'scene', 'project', 'as_clip', 'limits', 'looked_at', 'spread', 'framed', 'paint', 'moments', 'known_body',
            'rest_pose', 'pose', 'strip', 'staged', 'player_traits', 'HTML', 'animate', 'heatmap', 'without_walk',
-           'grid', 'masked', 'Collapsing', 'collapse_levels', 'curve', 'scatter']
+           'grid', 'masked', 'collapse_levels', 'curve', 'scatter']
 
 # %% ../../nbs/handbook/viz/01_draw.ipynb #825737fd
 import base64
 import hashlib
 import io
 import json
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -542,16 +542,10 @@ def masked(
     return figure
 
 # %% ../../nbs/handbook/viz/01_draw.ipynb #79bd9143
-class Collapsing(Protocol):
-    "A loss that knows its value, in nats, for embeddings that are all equal."
-
-    def collapsed(self, queue_size: int) -> float: ...
-
-
-def collapse_levels(loss: Collapsing, queue_size: int) -> dict[str, dict[str, float]]:
-    "Lines for `curve`: loss (nats) and accuracy of an encoder whose embeddings are all equal."
+def collapse_levels(loss: Any, queue_size: int) -> dict[str, dict[str, float]]:
+    "Lines for `curve`: loss (nats) and accuracy of an encoder whose embeddings are all equal; `loss` has a method `collapsed(queue_size)`."
     values = {"loss": float(loss.collapsed(queue_size)), "accuracy": 0.0}
-    return {column: {"all clues alike": value} for column, value in values.items()}
+    return {column: {"equal embeddings": value} for column, value in values.items()}
 
 
 def curve(
@@ -560,7 +554,6 @@ def curve(
     x: str = "epoch",
     levels: dict | None = None,
     labels: dict | None = None,
-    title: str = "",
 ) -> Figure:
     """Training curves, one panel for each column.
 
@@ -583,8 +576,6 @@ def curve(
             axis.annotate(name, (rows[x].max(), value), **text)
         axis.set(xlabel=x, ylabel=(labels or {}).get(column, column))
         sns.despine(ax=axis)
-    if title:
-        figure.suptitle(title)
     return figure
 
 # %% ../../nbs/handbook/viz/01_draw.ipynb #af939d16

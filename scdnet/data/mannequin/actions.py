@@ -118,7 +118,7 @@ def salute(m: Motion, u: np.ndarray, p: Performance) -> None:
     m.hand(R, w, "head", 0.1, 0.035, 0.085)
     m.elbows[R], m.bend = 0.75 * w, -0.06 * w
 
-
+# %% ../../../nbs/handbook/data/mannequin/02_actions.ipynb #1a06d6x1
 def step_up(u: np.ndarray, start: float, seconds: float) -> np.ndarray:
     """Height of a foot, 0 to 1, that steps once."""
     return np.sin(np.pi * np.clip((u - start) / seconds, 0, 1)) ** 2

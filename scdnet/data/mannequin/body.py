@@ -78,7 +78,7 @@ class Draws:
     def chance(self, share: float) -> bool:
         return bool(self.r.random() < share * self.variation)
 
-
+# %% ../../../nbs/handbook/data/mannequin/01_body.ipynb #82f11fx1
 @lru_cache(maxsize=256)
 def subject_body(subject: int, seed: int = 0, variation: float = 1.0) -> Body:
     """Body and habits of a subject; `variation` scales how much subjects differ (0 = all alike)."""

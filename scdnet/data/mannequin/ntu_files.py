@@ -116,7 +116,7 @@ def _write_one(folder: Path, seed: int, config: MannequinConfig, take: dict) -> 
     path.write_text(skeleton_text(made), encoding="ascii", newline="\n")
     return made.factors
 
-
+# %% ../../../nbs/handbook/data/mannequin/05_ntu_files.ipynb #fdee64x1
 def synthesize(
     out: str | Path,
     seed: int = 0,

@@ -76,7 +76,7 @@ def fidget(motion: Motion, p: Performance) -> None:
         free = np.prod([1 - x[0] for x in motion.hands[side]] or [1 + 0 * t], axis=0)
         motion.hand(side, window(t, start, start + seconds, 0.5) * free, *FIDGET[what])
 
-
+# %% ../../../nbs/handbook/data/mannequin/03_perform.ipynb #30a8d4x1
 def sway(motion: Motion, seed: int, size: float = 1.0, turning: float = 0.0) -> None:
     """Add the slow movements of a person who stands (weight, trunk, head, hands), a slow turn, and targets that are missed a little."""
     r, waves = np.random.default_rng(seed), (3, 16)  # three waves in each of sixteen channels
@@ -158,7 +158,7 @@ class MannequinConfig:
                 f"actions: A{min(unknown):03} is not an action of the mannequin, which has {', '.join(f'A{k:03}' for k in ACTIONS)}"
             )
 
-
+# %% ../../../nbs/handbook/data/mannequin/03_perform.ipynb #50a05bx1
 def draw_performance(
     action: int,
     subject: int,
@@ -216,7 +216,7 @@ def draw_performance(
         idle=int(r.integers(2**31)),
     )
 
-
+# %% ../../../nbs/handbook/data/mannequin/03_perform.ipynb #50a05bx2
 def bodies_of(p: Performance, seed: int = 0, variation: float = 1.0) -> tuple[Body, ...]:
     """The subject's body, and in a two-person action the partner's (a person of the same pair in all takes)."""
     people = (p.subject, 1000 + p.subject)[: ACTIONS[p.action].persons]
@@ -269,7 +269,7 @@ class Take:
             **{f"style{i}": s for i, s in enumerate(p.style)},
         }
 
-
+# %% ../../../nbs/handbook/data/mannequin/03_perform.ipynb #50dec2x1
 def perform(
     action: int,
     subject: int = 1,
@@ -292,10 +292,12 @@ def perform(
     ------
     InputError : an action, camera or replication that does not exist.
     """
-    known = {"action": (action, ACTIONS), "camera": (camera, AZIMUTH)}
-    for name, (value, all_of) in (known | {"replication": (replication, FACES)}).items():
-        if value not in all_of:
-            raise InputError(f"{name}: {value}, expected one of {', '.join(map(str, all_of))}")
+    given = {"action": action, "camera": camera, "replication": replication}
+    known = {"action": list(ACTIONS), "camera": list(AZIMUTH), "replication": list(FACES)}
+    for name, value in given.items():
+        if value not in known[name]:
+            expected = ", ".join(map(str, known[name]))
+            raise InputError(f"{name}: {value}, expected one of {expected}")
     p = draw_performance(action, subject, camera, setup, replication, seed, config.variation)
     p = replace(p, **factors)
     room = movement(p, bodies_of(p, seed, config.variation), config.variation**0.5)

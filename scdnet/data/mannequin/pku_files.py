@@ -219,7 +219,7 @@ def _write_splits(folder: Path, names: list[str], part: int) -> None:
         name = f"cross-{kind}.txt" if part == 1 else f"cross_{kind}_v2.txt"
         _write(folder / name, split_text(train, test))
 
-
+# %% ../../../nbs/handbook/data/mannequin/06_pku_files.ipynb #76cb91x1
 def synthesize_pku(
     out: str | Path,
     seed: int = 0,

@@ -72,7 +72,7 @@ def _hidden(clean: np.ndarray) -> np.ndarray:
         hidden[t, 1 - front] |= np.abs(x[t, 1 - front] - x[t, front, 1][:, None]) < 0.18
     return hidden
 
-
+# %% ../../../nbs/handbook/data/mannequin/04_sensor.ipynb #e54836x1
 def sense(
     clean: np.ndarray, r: np.random.Generator, noise: float = 1.0, dropout: float = 1.0
 ) -> tuple[np.ndarray, np.ndarray]:

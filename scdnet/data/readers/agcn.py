@@ -56,14 +56,9 @@ def find_sides(entries: Sequence[Entry]) -> dict[str, dict[str, Entry]]:
     """
     folders = sorted({folder_of(entry) for entry in entries if recognise(entry)})
     if not folders:
-        raise InputError(
-            f"{entries[0].label}: expected {FORMAT.expects}; there are none among {len(entries)} files"
-        )
+        raise InputError(f"{entries[0].label}: expected {FORMAT.expects}")
     if len(folders) > 1:
-        raise InputError(
-            f"{folders[0]} and {folders[1]}: {len(folders)} splits of the same clips, expected one; "
-            "for NTU the others follow by rule"
-        )
+        raise InputError(f"{folders[0]} and {folders[1]}: {len(folders)} splits, expected one")
     found: dict[str, dict[str, Entry]] = {"train": {}, "val": {}}
     for entry in entries:
         if (match := FILE.fullmatch(entry.file)) and folder_of(entry) == folders[0]:
@@ -71,9 +66,7 @@ def find_sides(entries: Sequence[Entry]) -> dict[str, dict[str, Entry]]:
     found = {side: files for side, files in found.items() if "data_joint" in files}
     for side, files in found.items():
         if "label" not in files:
-            raise InputError(
-                f"{files['data_joint'].label}: no {side}_label.pkl among the sources, expected it beside the joints"
-            )
+            raise InputError(f"{files['data_joint'].label}: no {side}_label.pkl beside it")
     return found
 
 # %% ../../../nbs/handbook/data/readers/10_agcn.ipynb #e55d69bc
@@ -96,26 +89,20 @@ def read_side(files: dict[str, Entry]) -> Side:
     """
     array, where = Array.at(files["data_joint"]), files["label"].label
     if len(array.shape) != 5 or array.shape[1] != 3 or not all(array.shape):
-        raise InputError(
-            f"{array.label}: shape {array.shape}, expected (clips, 3, frames, joints, bodies)"
-        )
+        raise InputError(f"{array.label}: shape {array.shape}, expected (N, 3, T, V, M)")
     count, frames = array.shape[0], array.shape[2]
     content = load_pickle(files["label"])
     if not isinstance(content, (list, tuple)) or len(content) != 2:
         raise InputError(f"{where}: expected two lists, names and labels")
     names, labels = as_list(content[0], f"{where}, names"), as_list(content[1], f"{where}, labels")
     if not len(names) == len(labels) == count:
-        raise InputError(
-            f"{where}: {len(names)} names and {len(labels)} labels, expected {count} of each, the rows of {array.label}"
-        )
+        raise InputError(f"{where}: {len(names)} names, {len(labels)} labels, expected {count}")
     names = [name.removesuffix(".skeleton") if isinstance(name, str) else name for name in names]
     lengths, wrong = [None] * count, check_labels(names, labels, f"{where}, row")
     if "num_frame" in files:
         counts = Array.at(files["num_frame"])
         if counts.shape != (count,):
-            raise InputError(
-                f"{counts.label}: shape {counts.shape}, expected ({count},), the rows of {array.label}"
-            )
+            raise InputError(f"{counts.label}: shape {counts.shape}, expected ({count},)")
         lengths = counts.rows(0, count).tolist()
         for row, length in enumerate(lengths):
             if not 0 <= length <= frames or length != int(length):
@@ -139,9 +126,7 @@ def scan(entries: list[Entry], renormalise: bool = False) -> Scan:
     for side, found in sides.items():
         shape, label = found.array.shape, found.array.label
         if shape[3:] != first.shape[3:]:
-            raise InputError(
-                f"{label}: shape {shape}, expected {first.shape[3:]} joints and bodies as in {first.label}"
-            )
+            raise InputError(f"{label}: shape {shape}, expected {first.shape[3:]} at its end")
         for row, (name, *_) in enumerate(found.clips):
             if row not in found.wrong and name in before:
                 found.wrong[row] = (

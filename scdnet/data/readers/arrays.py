@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['ROUNDING', 'NOBODY', 'LABELS', 'OWN', 'BLOCK', 'loop_length', 'unpad', 'finish_clip', 'is_ntu', 'check_labels',
-           'choose_classes', 'ntu_rule', 'scan_arrays', 'skeleton_of', 'the_file', 'as_list', 'Block', 'cut_blocks',
-           'read_block']
+           'choose_classes', 'ntu_rule', 'scan_arrays', 'skeleton_of', 'as_list', 'Block', 'cut_blocks', 'read_block']
 
 # %% ../../../nbs/handbook/data/readers/07_arrays.ipynb #394b35d1
 import math
@@ -16,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..layouts import KINECT20, NTU25
-from .base import Clip, Entry, LeftOut, Scan, bad_clip, class_names
+from .base import Clip, LeftOut, Scan, bad_clip, class_names
 from .npz import Array
 from .ntu import ACTIONS, NAME, parse_name
 from .pickles import brief
@@ -213,7 +212,7 @@ def scan_arrays(
     )
 
 # %% ../../../nbs/handbook/data/readers/07_arrays.ipynb #2860566b
-OWN = "for arrays of your own see SkeletonStore.from_arrays"
+OWN = "for your own see SkeletonStore.from_arrays"
 
 
 def skeleton_of(joints: int, where: str) -> Skeleton:
@@ -221,23 +220,7 @@ def skeleton_of(joints: int, where: str) -> Skeleton:
     for skeleton in (NTU25, KINECT20):
         if skeleton.num_joints == joints:
             return skeleton
-    raise InputError(
-        f"{where}: {joints} joints, expected 25 (NTU) or 20 (Kinect v1); for other skeletons use --format folder"
-    )
-
-
-def the_file(entries: Sequence[Entry], recognise: Callable[[Entry], bool], expected: str) -> Entry:
-    """The only entry of a kind; InputError if there is none, or several."""
-    found = [entry for entry in entries if recognise(entry)]
-    if not found:
-        raise InputError(
-            f"{entries[0].label}: expected {expected}; there is none among {len(entries)} files"
-        )
-    if len(found) > 1:
-        raise InputError(
-            f"{found[0].label} and {found[1].label}: {len(found)} data sets, expected one; name the file that is wanted"
-        )
-    return found[0]
+    raise InputError(f"{where}: {joints} joints, expected 25 (NTU) or 20 (Kinect v1); {OWN}")
 
 
 def as_list(values: object, what: str) -> list:
@@ -256,25 +239,19 @@ BLOCK = 2**22  # bytes
 class Block:
     """Some rows of an array, to be read by one process."""
 
+    name: str  # sorts as the rows do
+    label: str  # how messages name it
     array: Array
     start: int  # first row
     clips: tuple[tuple | None, ...]  # for each row (name, label, ...), or None
 
-    @property
-    def name(self) -> str:
-        """Sorts as the rows do."""
-        return f"{self.array.label} {self.start:09d}"
-
-    @property
-    def label(self) -> str:
-        """How messages name it."""
-        return f"{self.array.label}, rows {self.start} to {self.start + len(self.clips) - 1}"
-
 
 def cut_blocks(array: Array, clips: Sequence[tuple | None], most: int = BLOCK) -> list[Block]:
     """Blocks of at most `most` bytes (as float32) or one row, for `Scan.tasks` with `at_once=1`."""
-    size = max(1, most // max(1, 4 * math.prod(array.shape[1:])))
-    blocks = [Block(array, i, tuple(clips[i : i + size])) for i in range(0, len(clips), size)]
+    size, blocks = max(1, most // max(1, 4 * math.prod(array.shape[1:]))), []
+    for i in range(0, len(clips), size):
+        label = f"{array.label}, rows {i} to {min(i + size, len(clips)) - 1}"
+        blocks.append(Block(f"{array.label} {i:09d}", label, array, i, tuple(clips[i : i + size])))
     return [block for block in blocks if any(block.clips)]
 
 

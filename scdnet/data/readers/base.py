@@ -4,18 +4,17 @@
 
 # %% auto #0
 __all__ = ['FARTHEST', 'BUILT_IN', 'readable', 'open_zip', 'Entry', 'list_entries', 'points_outside', 'text_lines',
-           'parse_numbers', 'Clip', 'LeftOut', 'bad_clip', 'Scan', 'Format', 'register', 'formats', 'class_names']
+           'parse_numbers', 'Clip', 'LeftOut', 'bad_clip', 'Scan', 'Format', 'register', 'formats', 'class_names',
+           'the_file']
 
 # %% ../../../nbs/handbook/data/readers/01_base.ipynb #258feb1d
 import contextlib
 import csv
 import os
-import struct
 import sys
 import zipfile
-import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import import_module
@@ -36,16 +35,7 @@ def readable(where: str, kind: str = "") -> Iterator[None]:
         yield
     except InputError:
         raise
-    except (
-        OSError,
-        EOFError,
-        KeyError,
-        RuntimeError,  # encrypted
-        ValueError,
-        struct.error,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
+    except Exception as error:  # a damaged archive may fail in any way
         raise InputError(f"{where}: cannot be read{kind} ({error})") from error
 
 
@@ -93,7 +83,7 @@ class Entry:
     @property
     def info(self) -> zipfile.ZipInfo:
         """What the archive's directory says about a member."""
-        return open_zip(self.path).getinfo(self.member)
+        return open_zip(self.path).getinfo(self.member or "")
 
     def read(self, limit: int = 2**28) -> bytes:
         """The whole content; InputError if it cannot be read or is longer than `limit` bytes."""
@@ -138,30 +128,31 @@ def list_entries(source: str | Path, bad: "list[LeftOut] | None" = None) -> list
         If the source does not exist, is an empty folder or archive, or is a damaged or hostile archive.
     """
 
+    problems: list[LeftOut] = []
+
     def refuse(place: str, reason: str) -> None:
         if bad is None:
             raise InputError(reason)
-        bad.append(LeftOut(PurePosixPath(place).stem, place, reason, bad=True))
+        problems.append(bad_clip(PurePosixPath(place).stem, place, reason))
 
-    source, before = Path(source), len(bad or ())
+    source = Path(source)
     if source.is_dir():
         files = sorted(
-            p
+            os.path.join(root, name)
             for root, _, names in os.walk(source, onerror=_unreadable)
-            for p in (os.path.join(root, n) for n in names)
-            if not _junk(os.path.relpath(p, source))
+            for name in names
+            if not _junk(os.path.relpath(os.path.join(root, name), source))
         )
-        found = [entry for path in files for entry in _one_file(path, refuse)]
     elif source.exists():
-        found = _one_file(str(source), refuse)
+        files = [str(source)]
     else:
         raise InputError(f"{source}: no such file or folder")
+    found = [entry for path in files for entry in _one_file(path, refuse)]
     if not found:
-        raise InputError(
-            bad[before].reason
-            if bad and len(bad) > before
-            else f"{source}: holds no file, expected recordings"
-        )
+        nothing = f"{source}: holds no file, expected recordings"
+        raise InputError(problems[0].reason if problems else nothing)
+    if bad is not None:
+        bad += problems
     return found
 
 # %% ../../../nbs/handbook/data/readers/01_base.ipynb #07d5e22c
@@ -197,19 +188,13 @@ def _members(path: str, refuse: Callable[[str, str], None]) -> list[Entry]:
         refuse(path, str(error))
         return []
     names, found = Counter(info.filename for info in infos), []
-    for name in sorted(names):
+    for name, count in sorted(names.items()):
         if points_outside(name):
-            refuse(
-                f"{path}/{name}",
-                f"{path}: member {name!r} points outside the archive, expected plain names",
-            )
+            refuse(f"{path}/{name}", f"{path}: member {name!r} points outside the archive")
         elif not _junk(name):
             found.append(Entry(path, name))
-        if names[name] > 1:
-            refuse(
-                f"{path}/{name}",
-                f"{path}: member {name!r} is there twice, expected different names",
-            )
+        if count > 1:
+            refuse(f"{path}/{name}", f"{path}: member {name!r} is there twice")
     return found
 
 # %% ../../../nbs/handbook/data/readers/01_base.ipynb #5b1e0a06
@@ -316,9 +301,7 @@ def register(format: Format) -> Format:
         If another reader has its name.
     """
     if any(other.name == format.name and other != format for other in formats()):
-        raise InputError(
-            f"format {format.name!r}: there is a reader of that name, expected another"
-        )
+        raise InputError(f"format {format.name!r}: there is a reader of that name")
     if format not in _registered:
         _registered.append(format)
     return format
@@ -340,3 +323,13 @@ def class_names(dataset: str) -> list[str]:
     with open(shipped("class_names.csv"), encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["dataset"] == dataset]
     return [row["name"] for row in sorted(rows, key=lambda row: int(row["id"]))]
+
+
+def the_file(entries: Sequence[Entry], recognise: Callable[[Entry], bool], expected: str) -> Entry:
+    """The only entry of a kind; InputError if there is none, or several."""
+    found = [entry for entry in entries if recognise(entry)]
+    if not found:
+        raise InputError(f"{entries[0].label}: expected {expected}")
+    if len(found) > 1:
+        raise InputError(f"{found[0].label} and {found[1].label}: expected one data set")
+    return found[0]

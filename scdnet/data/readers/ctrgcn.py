@@ -18,9 +18,17 @@ from scdnet.data.readers.arrays import (
     cut_blocks,
     read_block,
     scan_arrays,
+)
+from scdnet.data.readers.base import (
+    Clip,
+    Entry,
+    Format,
+    LeftOut,
+    Scan,
+    bad_clip,
+    class_names,
     the_file,
 )
-from .base import Clip, Entry, Format, LeftOut, Scan, bad_clip, class_names
 from .npz import Array, archive_members
 from ...utils.files import InputError
 
@@ -45,9 +53,7 @@ def read_labels(array: Array) -> tuple[list[int | None], int]:
     """
     shape = array.shape
     if len(shape) > 2 or (len(shape) == 2 and not 1 <= shape[1] <= LABELS):
-        raise InputError(
-            f"{array.label}: shape {shape}, expected one-hot labels (clips, classes) or numbers (clips,)"
-        )
+        raise InputError(f"{array.label}: shape {shape}, expected one-hot labels or numbers")
     labels: list[int | None] = []
     for start in range(0, shape[0], 4096):
         rows = array.rows(start, min(start + 4096, shape[0]))
@@ -57,7 +63,10 @@ def read_labels(array: Array) -> tuple[list[int | None], int]:
         else:
             clear = (rows >= 0) & (rows < LABELS) & (rows == np.floor(rows))
             found = np.where(clear, rows, 0).astype(int)
-        labels += [label if good else None for label, good in zip(found.tolist(), clear.tolist())]
+        labels += [
+            label if good else None
+            for label, good in zip(found.tolist(), clear.tolist(), strict=True)
+        ]
     return labels, shape[1] if len(shape) == 2 else 0
 
 # %% ../../../nbs/handbook/data/readers/09_ctrgcn.ipynb #c57a6942
@@ -75,9 +84,7 @@ def scan(entries: list[Entry], renormalise: bool = False) -> Scan:
     there = archive_members(entry)
     if not {f"{kind}_{side}.npy" for side in SIDES for kind in "xy"} <= set(there):
         found = ", ".join(name.removesuffix(".npy")[:20] for name in there[:6]) or "nothing"
-        raise InputError(
-            f"{entry.label}: holds {found}, expected x_train, y_train, x_test and y_test; {OWN}"
-        )
+        raise InputError(f"{entry.label}: holds {found}, expected {FORMAT.expects}; {OWN}")
     sides = {side: _read_side(entry, side) for side in SIDES}
     kinds = {(x.shape[2], classes) for x, _, classes in sides.values() if x.shape[0]}
     if len(kinds) != 1:
@@ -86,9 +93,7 @@ def scan(entries: list[Entry], renormalise: bool = False) -> Scan:
             for x, _, classes in sides.values()
             if x.shape[0]
         )
-        raise InputError(
-            f"{entry.label}: {found or 'no rows'}, expected two sides alike, at least one of them with rows"
-        )
+        raise InputError(f"{entry.label}: {found or 'no rows'}, expected two sides alike")
     ((width, classes),) = kinds
     good = {side: [clip for clip in clips if clip] for side, (_, clips, _) in sides.items()}
     unclear = f"expected a single 1 or a whole number from 0 to {LABELS - 1}"
@@ -123,15 +128,11 @@ def _read_side(entry: Entry, side: str) -> tuple[Array, list[tuple[str, int] | N
     x, y = Array.at(entry, f"x_{side}.npy"), Array.at(entry, f"y_{side}.npy")
     count = x.shape[0]
     if count != y.shape[0]:
-        raise InputError(
-            f"{entry.label}: {y.shape[0]} labels in y_{side}, expected {count} as in x_{side}"
-        )
+        raise InputError(f"{y.label}: {y.shape[0]} labels, expected {count} as in x_{side}")
     if not count:
         return x, [], 0
     if len(x.shape) != 3 or not x.shape[1] or not x.shape[2] or x.shape[2] % WIDTH:
-        raise InputError(
-            f"{x.label}: shape {x.shape}, expected (clips, frames, {WIDTH} for each body)"
-        )
+        raise InputError(f"{x.label}: shape {x.shape}, expected (N, T, {WIDTH} a body)")
     labels, classes = read_labels(y)
     return (
         x,

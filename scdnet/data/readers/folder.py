@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LINE', 'NUMBERS', 'SIDES', 'LARGEST', 'CLIP', 'MOST', 'UNLISTED', 'EXPECTS', 'FORMAT', 'read_text', 'read_skeleton',
            'read_table', 'whole', 'read_classes', 'Labels', 'Row', 'tidy', 'check_row', 'read_array', 'clip_shape',
-           'check_room', 'recognise', 'find_home', 'files_below', 'scan', 'read']
+           'check_room', 'recognise', 'files_below', 'scan', 'read']
 
 # %% ../../../nbs/handbook/data/readers/11_folder.ipynb #b76c39ec
 import csv
@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .base import Clip, Entry, Format, LeftOut, Scan, bad_clip
+from .base import Clip, Entry, Format, LeftOut, Scan, bad_clip, the_file
 from .npz import read_npy, read_npy_header
 from ..skeleton import Skeleton
 from ...utils.files import InputError, parse_json
@@ -31,9 +31,7 @@ def read_text(entry: Entry, limit: int = 2**26) -> str:
     except UnicodeDecodeError as error:
         text, place = error.object, error.start
         where = f"{entry.label}, line {text.count(10, 0, place) + 1}"
-        raise InputError(
-            f"{where}: byte 0x{text[place]:02x} is not UTF-8, expected text saved as UTF-8"
-        ) from error
+        raise InputError(f"{where}: byte 0x{text[place]:02x} is not UTF-8") from error
 
 # %% ../../../nbs/handbook/data/readers/11_folder.ipynb #e1fa9ea3
 def read_skeleton(entry: Entry) -> Skeleton:
@@ -194,13 +192,11 @@ def check_row(
         text = row.pop(column, "")
         numbers.append(whole(text) if text else -1)
         if numbers[-1] is None or not -1 <= numbers[-1] < 2**31:
-            raise InputError(
-                f"{column} is {text[:60]!r}, expected a whole number from 0, or nothing"
-            )
+            raise InputError(f"{column} is {text[:60]!r}, expected a whole number or nothing")
     for split, side in row.items():
         if side not in ("", *SIDES):
             raise InputError(
-                f"{split} is {side[:60]!r}, expected train, test or nothing, as {split!r} is taken for the name of a split"
+                f"{split} is {side[:60]!r}, expected train, test or nothing in a split"
             )
     return Row(name, where, files[path], number, tuple(numbers), tuple(row.values()))
 
@@ -234,7 +230,7 @@ def check_room(entry: Entry, shape: tuple[int, ...], persons: int) -> None:
     """InputError if a clip of this shape (T, M, V, C) is too long for a store of `persons`."""
     if (size := 4 * math.prod(shape) // shape[1] * persons) > CLIP:
         raise InputError(
-            f"{entry.label}: {size} bytes as a clip of {shape[0]} frames with room for {persons} persons, expected at most {CLIP}"
+            f"{entry.label}: {size} bytes with {persons} persons, expected at most {CLIP}"
         )
 
 # %% ../../../nbs/handbook/data/readers/11_folder.ipynb #320c047c
@@ -246,34 +242,13 @@ def recognise(entry: Entry) -> bool:
     return entry.file == "skeleton.json"
 
 
-def find_home(entries: list[Entry]) -> Entry:
-    """The `skeleton.json` among all files; InputError unless there is one."""
-    homes = list(filter(recognise, entries))
-    if not homes:
-        such = f"{len(entries)} files (such as {entries[0].label})"
-        raise InputError(f"no skeleton.json among {such}, expected {FORMAT.expects}")
-    if len(homes) > 1:
-        raise InputError(
-            f"{homes[1].label}: a second skeleton.json, the first is {homes[0].label}; expected one data set"
-        )
-    return homes[0]
-
-
 def files_below(entries: list[Entry], home: Entry) -> dict[str, Entry]:
     """{path from the folder of `home`: file} of the same folder or archive, with slashes."""
 
-    def path(entry: Entry) -> str:
-        return (entry.path if entry.member is None else entry.member).replace("\\", "/")
-
-    base, found = posixpath.dirname(path(home)) or ".", {}
-    for entry in entries:
-        if (
-            (entry.member is None) == (home.member is None)
-            and home.member is None
-            or (entry.path == home.path)
-        ):
-            found[posixpath.relpath(path(entry), base)] = entry
-    return found
+    paths = {e: (e.member or e.path).replace("\\", "/") for e in entries}
+    archive, base = home.member and home.path, posixpath.dirname(paths[home]) or "."
+    same = [entry for entry in entries if (entry.member and entry.path) == archive]
+    return {posixpath.relpath(paths[entry], base): entry for entry in same}
 
 # %% ../../../nbs/handbook/data/readers/11_folder.ipynb #b8d94cbb
 def _check_rows(
@@ -292,7 +267,7 @@ def _check_rows(
                 raise InputError(f"the clip {task.name!r} is there twice, first in line {first}")
             if shapes and shape[3] != shapes[0][3]:
                 raise InputError(
-                    f"{task.entry.label}: {shape[3]} coordinates, expected {shapes[0][3]} as in {tasks[0].entry.label}"
+                    f"{task.entry.label}: {shape[3]} coordinates, expected {shapes[0][3]}"
                 )
         except InputError as error:
             file = dict(zip(columns, cells, strict=False)).get("file", "")
@@ -313,7 +288,9 @@ def scan(entries: list[Entry], renormalise: bool = False) -> Scan:
     renormalise
         Centre and turn the clips as raw recordings are (see `scdnet.data.preprocess`); False: they stay as they are.
     """
-    home = find_home(entries)
+    if {"meta.json", "frames.npy"} <= {entry.file for entry in entries}:
+        raise InputError(f"{entries[0].path}: of a store, which is prepared already")
+    home = the_file(entries, recognise, FORMAT.expects)
     files = files_below(entries, home)
     if "clips.csv" not in files:
         raise InputError(f"{home.label}: no clips.csv beside it, expected {FORMAT.expects}")
@@ -353,9 +330,7 @@ def read(task: Row) -> list[Clip]:
     if not np.isfinite(frames).all():
         frame, _, joint, _ = np.argwhere(~np.isfinite(frames))[0]
         where = f"{task.entry.label}: frame {frame}, joint {joint}"
-        raise InputError(
-            f"{where}: a number that is not finite, expected zeros where a joint is missing"
-        )
+        raise InputError(f"{where}: a number that is not finite; a missing joint is zeros")
     frames = np.pad(frames, ((0, 0), (0, task.persons - frames.shape[1]), (0, 0), (0, 0)))
     return [Clip(task.name, frames, task.number, **dict(zip(NUMBERS, task.numbers, strict=True)))]
 

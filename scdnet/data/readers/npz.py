@@ -119,12 +119,10 @@ class _Open:
         self.row = self.dtype.itemsize * numbers
         if by_columns and len(self.shape) > 1:
             raise InputError(
-                f"{array.label}: its numbers are in column order, expected row order; save it again with numpy.ascontiguousarray"
+                f"{array.label}: in column order; save it again with numpy.ascontiguousarray"
             )
         if max(self.row, 4 * numbers) > ROW or self.shape[0] > ROWS:
-            raise InputError(
-                f"{array.label}: {self.row} bytes in each of its {self.shape[0]} rows, expected at most {ROW} in {ROWS} rows"
-            )
+            raise InputError(f"{array.label}: {self.shape} is expected to be smaller")
 
     def __del__(self) -> None:
         self.closing.close()
@@ -159,7 +157,5 @@ def archive_members(entry: Entry) -> list[str]:
             file = closing.enter_context(open_zip(entry.path).open(entry.member))
             names = closing.enter_context(zipfile.ZipFile(file)).namelist()
     if outside := next(filter(points_outside, names), None):
-        raise InputError(
-            f"{entry.label}: member {outside!r} points outside the archive, expected plain names"
-        )
+        raise InputError(f"{entry.label}: member {outside!r} points outside the archive")
     return names

@@ -25,7 +25,9 @@ def parse_name(name: str) -> dict[str, int]:
     match = NAME.fullmatch(name)
     if not match:
         raise InputError(f"{name}: not an NW-UCLA name, expected aAA_sSS_eEE_vVV")
-    return dict(zip(("action", "subject", "replication", "camera"), map(int, match.groups())))
+    return dict(
+        zip(("action", "subject", "replication", "camera"), map(int, match.groups()), strict=True)
+    )
 
 # %% ../../../nbs/handbook/data/readers/03_nwucla.ipynb #ff63557e
 def read_clip(data: bytes, where: str) -> tuple[np.ndarray, int]:
@@ -53,9 +55,7 @@ def read_clip(data: bytes, where: str) -> tuple[np.ndarray, int]:
         raise InputError(f"{where}: expected a JSON object with 'skeletons' and 'label'")
     label, count = content["label"], len(CLASSES)
     if type(label) is not int or not 1 <= label <= count:
-        raise InputError(
-            f"{where}: label is {str(label)[:40]}, expected a whole number from 1 to {count}"
-        )
+        raise InputError(f"{where}: label is {str(label)[:40]}, expected 1 to {count}")
     return _frames(content["skeletons"], where)[:, None], label - 1
 
 
@@ -78,7 +78,7 @@ def _frames(skeletons: object, where: str) -> np.ndarray:
         if not abs(number) < FARTHEST:  # true for NaN too
             t, joint = divmod(i // 3, joints)
             raise InputError(
-                f"{where}: frame {t}, joint {joint} holds {str(number)[:40]}, expected x, y, z in metres"
+                f"{where}: frame {t}, joint {joint}: {str(number)[:40]} is not in metres"
             )
     return np.array(numbers, np.float32).reshape(shape)
 

@@ -48,7 +48,7 @@ class _Kind:
 # %% ../../../nbs/handbook/data/readers/05_pickles.ipynb #5b19b464
 def _functions(size: int) -> dict[str, Callable | None]:
     """What a pickle of `size` bytes may ask for, by the names that Python 3 and NumPy 1 write."""
-    left = size
+    left = 2 * size  # protocols 0 to 2 pass bytes through `encode` first
 
     def content_of(content: bytes | str, kind: _Kind, shape: tuple) -> bytes:
         nonlocal left
@@ -111,8 +111,7 @@ class _Unpickler(pickle.Unpickler):
         )
         if wanted not in self.functions:
             raise InputError(
-                f"{self.where}: this pickle asks for {wanted[:80]!r}, expected only NumPy arrays and plain containers; "
-                "nothing was called"
+                f"{self.where}: asks for {wanted[:80]!r}, expected only NumPy arrays and containers"
             )
         return self.functions[wanted]
 

@@ -21,9 +21,8 @@ from scdnet.data.readers.arrays import (
     finish_clip,
     scan_arrays,
     skeleton_of,
-    the_file,
 )
-from .base import Clip, Entry, Format, LeftOut, Scan, bad_clip
+from .base import Clip, Entry, Format, LeftOut, Scan, bad_clip, the_file
 from .npz import ROW
 from .pickles import brief, load_pickle
 from ...utils.files import InputError
@@ -40,9 +39,8 @@ def load_annotations(entry: Entry) -> tuple[list, dict]:
         content = {"annotations": content}
     if not isinstance(content, dict) or not isinstance(content.get("annotations"), (list, tuple)):
         keys = list(content)[:5] if isinstance(content, dict) else [content]
-        raise InputError(
-            f"{entry.label}: found {', '.join(map(brief, keys))}, expected a dict with 'split' and 'annotations'; {OWN}"
-        )
+        found = ", ".join(map(brief, keys))
+        raise InputError(f"{entry.label}: found {found}, expected 'split' and 'annotations'; {OWN}")
     if not content["annotations"]:
         raise InputError(f"{entry.label}: no annotations, expected at least one")
     return list(content["annotations"]), {} if content.get("split") is None else content["split"]
@@ -84,13 +82,9 @@ def _first_joints(entry: Entry, annotations: Sequence) -> int:
     shapes = (p.shape for p in points if isinstance(p, np.ndarray) and p.ndim == 4)
     shape = next(shapes, None)
     if shape is None:
-        raise InputError(
-            f"{entry.label}, annotation 0: {brief(points[0])}, expected 'keypoint' as an array (bodies, frames, joints, 3)"
-        )
+        raise InputError(f"{entry.label}, annotation 0: 'keypoint' is {brief(points[0])}")
     if shape[3] == 2:
-        raise InputError(
-            f"{entry.label}: 2-D keypoints of shape {shape}, expected 3-D ones (bodies, frames, joints, 3)"
-        )
+        raise InputError(f"{entry.label}: 2-D keypoints of shape {shape}, expected 3-D ones")
     return shape[2]
 
 # %% ../../../nbs/handbook/data/readers/08_pyskl.ipynb #5b32abcf
@@ -105,23 +99,17 @@ def read_splits(lists: Mapping, where: str) -> dict[str, tuple[list[str], list[s
     for key, names in lists.items():
         match = SIDE.fullmatch(key) if isinstance(key, str) else None
         if not match:
-            raise InputError(
-                f"{where}: split {brief(key)}, expected names that end in train, val or test"
-            )
+            raise InputError(f"{where}: split {brief(key)}, expected an end in train, val or test")
         names = as_list(names, f"{where}, split {key!r}")
         if not all(isinstance(name, str) for name in names):
-            raise InputError(
-                f"{where}, split {key!r}: holds something else than text, expected names of clips"
-            )
+            raise InputError(f"{where}, split {key!r}: expected names of clips")
         split = (match[1] or "given") + match[3]
         sides.setdefault(split, {})[match[2]] = list(dict.fromkeys(names))
     found = {}
     for split, side in sides.items():
         train, test = found[split] = side.get("train", []), side.get("test", side.get("val", []))
         if both := set(train) & set(test):
-            raise InputError(
-                f"{where}: the clip {min(both)[:40]} is on both sides of the split {split!r}, expected one"
-            )
+            raise InputError(f"{where}: the clip {min(both)[:40]} is on both sides of {split!r}")
     return found
 
 # %% ../../../nbs/handbook/data/readers/08_pyskl.ipynb #ea0f0173
@@ -129,19 +117,11 @@ def read_splits(lists: Mapping, where: str) -> dict[str, tuple[list[str], list[s
 class Annotations:
     """Some annotations of a file, to be read by one process."""
 
+    name: str  # sorts as the file does
+    label: str  # how messages name it
     entry: Entry
     rows: tuple[int, ...]
     persons: int  # M of the store
-
-    @property
-    def name(self) -> str:
-        """Sorts as the file does."""
-        return f"{self.entry.label} {self.rows[0]:09d}"
-
-    @property
-    def label(self) -> str:
-        """How messages name it."""
-        return f"{self.entry.label}, annotations {self.rows[0]} to {self.rows[-1]}"
 
 
 def recognise(entry: Entry) -> bool:
@@ -164,8 +144,13 @@ def scan(entries: list[Entry], renormalise: bool = False) -> Scan:
             wrong[row] = f"{entry.label}, annotation {row}: {fault}"
     rows = [row for row in range(len(fields)) if row not in wrong]
     persons = min(PERSONS, max((len(fields[row]["keypoint"]) for row in rows), default=1)) or 1
+    tasks, file = [], entry.label
+    for i in range(0, len(rows), 16):
+        some = tuple(rows[i : i + 16])
+        label = f"{file}, annotations {some[0]} to {some[-1]}"
+        tasks.append(Annotations(f"{file} {some[0]:09d}", label, entry, some, persons))
     return scan_arrays(
-        [Annotations(entry, tuple(rows[i : i + 16]), persons) for i in range(0, len(rows), 16)],
+        tasks,
         skeleton,
         persons,
         [clips[row] for row in rows],
