@@ -51,9 +51,8 @@ class PretrainConfig:
     # bf16: matrix products under autocast, the rest in float32
     precision: Literal["fp32", "bf16"] = "fp32"
     compile: bool = False  # torch.compile the encoders; the first step then takes a minute or more
-    draw_on_cpu: bool = (
-        False  # draw a view's random numbers on the CPU: equal views on every device
-    )
+    # draw a view's random numbers on the CPU: equal views on every device
+    draw_on_cpu: bool = False
     queue_size: Count = 8192  # K, keys in each queue; paper: 8192, but 2048 for PKU-MMD I
     key_momentum: Share = 0.999  # m of Eq. 1; paper: 0.999
     temperature: Positive = 0.2  # τ of Eq. 8; paper
