@@ -49,6 +49,7 @@ autodoc_inherit_docstrings = False
 autodoc_preserve_defaults = True
 autodoc_typehints_format = "short"
 add_module_names = False
+suppress_warnings = ["ref.python"]  # the text of an attribute is taken for a type, and looked up
 maximum_signature_line_length = 100
 napoleon_preprocess_types = False
 default_role = "code"  # our docstrings write names as in Markdown
