@@ -26,8 +26,8 @@ from ..utils.files import InputError, digest, new_folder, read_json, write_json
 TENSORS = "model.safetensors", "optimizer.safetensors"  # files of a checkpoint, beside state.json
 
 
-def save_checkpoint(folder: Path, trainer: Any) -> Path:
-    """Write a checkpoint of a trainer below `folder`, whole or not at all, and keep the last two."""
+def save_checkpoint(folder: Path, trainer: Any, before: int = -1) -> Path:
+    """Write a checkpoint of a trainer below `folder`, whole or not at all; keep that of step `before`, and no others."""
     numbers = {"steps_done": trainer.steps_done, "sums": trainer.sums}
     state = {
         f"{i}.{name}": value
@@ -42,8 +42,7 @@ def save_checkpoint(folder: Path, trainer: Any) -> Path:
         digests = {name: digest(new / name) for name in TENSORS}
         digests["numbers"] = _digest(numbers)
         write_json(new / "state.json", {**numbers, "digests": digests})
-    earlier = [old for old in folder.glob("step-*") if old.name <= path.name]
-    for old in set(folder.glob("step-*")) - set(sorted(earlier)[-2:]):  # later ones were damaged
+    for old in set(folder.glob("step-*")) - {path, path.with_name(f"step-{before:08d}")}:
         shutil.rmtree(old)
     return path
 
@@ -116,12 +115,12 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path):
-        self.folder, self.newest = folder, -1  # step of the newest checkpoint
+        self.folder, self.newest = folder, -1  # step of the newest checkpoint that is whole
 
     def save(self, trainer: Any) -> Path:
-        """Write a checkpoint, whole or not at all."""
-        self.newest = trainer.steps_done
-        return once(lambda: save_checkpoint(self.folder, trainer))
+        """Write a checkpoint, whole or not at all, and keep the one that was written or loaded before it."""
+        before, self.newest = self.newest, trainer.steps_done
+        return once(lambda: save_checkpoint(self.folder, trainer, before))
 
     def load(self, trainer: Any) -> bool:
         """Set a trainer to the newest whole checkpoint; False where there is none. InputError if it is another run's."""
