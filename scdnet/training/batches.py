@@ -74,9 +74,8 @@ class Batches:
             )
         self.config, self.device = config, torch.device(device)
         self.epoch_steps = len(train) // config.batch_size
-        self.form = ClipFormat(
-            store.skeleton, config.encoder.frames, store.persons, store.coords, config.stream
-        )
+        sizes = config.encoder.frames, store.persons, store.coords
+        self.form = ClipFormat(store.skeleton, *sizes, config.stream)
         self.transforms = transforms or view_chain(config.view)
         made = self.transforms(torch.zeros(2, *self.form.shape), store.skeleton, Generator())
         if made.shape != (2, *self.form.shape):

@@ -10,7 +10,7 @@ __all__ = ['WEIGHTS', 'RUN_FILES', 'FREE', 'describe', 'read_config', 'Run', 'lo
 import contextlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -30,7 +30,7 @@ from .config import PretrainConfig
 from ..utils.distributed import launch, restarted
 from ..utils.files import InputError, alone_in, new_folder, read_json, write_bytes, write_json
 from ..utils.machine import commit, find_device, machine
-from ..utils.records import Result, from_dict, read_results
+from ..utils.records import Result, flat, from_dict, read_results
 from ..utils.seeds import seed_of
 from ..views.config import ClipFormat
 
@@ -213,23 +213,14 @@ def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
 FREE = "device", "save_every", "compile", "deterministic"  # options that change no result
 
 
-def _flat(values: Mapping[str, Any], at: str = "--") -> Iterator[tuple[str, Any]]:
-    "Options as they are typed, `--view.crop-low`, with their values."
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{at}{name}.")
-        else:
-            yield (at + name).replace("_", "-"), value
-
-
 def _decisive(facts: dict) -> dict[str, Any]:
     "What of a `config.json` decides the result, under the names of the command line."
     facts = json.loads(json.dumps(facts))  # tuples become lists
-    options = {name: value for name, value in facts["config"].items() if name not in FREE}
+    options = {n: value for n, value in flat(facts["config"]).items() if n not in FREE}
     store = {n: v for n, v in (facts.get("store") or {}).items() if n not in ("name", "dataset")}
     rest = {name: facts.get(name) for name in ("skeleton", "persons", "coords")}
     return {
-        **dict(_flat(options)),
+        **{f"--{n}".replace("_", "-"): value for n, value in options.items()},
         "--split": facts.get("split") or "",
         **{f"--store ({name})": value for name, value in {**store, **rest}.items()},
         **{f"{n} passed in": v for n, v in facts.get("passed_in", {}).items()},

@@ -13,9 +13,9 @@ import io
 import os
 import platform
 import sys
-import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -218,10 +218,8 @@ def speak_as_one(command: Callable[[], int]) -> int:
     Its exit code.
     """
     number, said, store = int(os.environ["RANK"]), io.StringIO(), _meet()
-    with contextlib.ExitStack() as stack:
-        if number:
-            stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
-            stack.enter_context(contextlib.redirect_stderr(said))
+    out, errors = (io.StringIO(), said) if number else (sys.stdout, sys.stderr)
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
         code = command()
     with contextlib.suppress(RuntimeError):  # the store may be gone
         if code and number == 0:
@@ -232,15 +230,13 @@ def speak_as_one(command: Callable[[], int]) -> int:
     return code
 
 
-def _told(seconds: float = 0) -> bool:
+def _told(seconds: float = 0.01) -> bool:
     "Whether a rank has told of an error, or does so in this time; False where nobody can be asked."
-    until = time.monotonic() + seconds
     try:
-        while not (told := _meet().check(["told"])) and time.monotonic() < until:
-            time.sleep(0.05)
-        return told
+        _meet().wait(["told"], timedelta(seconds=seconds))
     except RuntimeError:
         return False
+    return True
 
 # %% ../../nbs/handbook/utils/03_distributed.ipynb #67c3c44f
 def launch() -> str | None:
