@@ -12,6 +12,7 @@ import functools
 import io
 import os
 import platform
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -58,17 +59,16 @@ def joined() -> Iterator[None]:
     if not launched() or world_size() > 1:
         yield
         return
-    cuda, place = torch.cuda.is_available(), int(os.environ.get("LOCAL_RANK", 0))
+    cuda, place = torch.cuda.is_available(), int(os.environ.get("LOCAL_RANK", os.environ["RANK"]))
     if cuda and place < torch.cuda.device_count():
         torch.cuda.set_device(place)
     try:
-        number, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if cuda else "gloo", store=_meet(), rank=number, world_size=size
-        )
+        ranks = {"rank": int(os.environ["RANK"]), "world_size": int(os.environ["WORLD_SIZE"])}
+        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", store=_meet(), **ranks)
         yield
     except RuntimeError as error:
-        if not _lost(error):
+        broken = re.search("gloo|Connection (closed|reset)", str(error))
+        if not (broken or isinstance(error, dist.DistError)):
             raise
         if _told():
             raise SystemExit(1) from None  # whoever met the error has said so
@@ -84,13 +84,6 @@ def _meet() -> dist.Store:
     restarts, ranks = os.environ.get("TORCHELASTIC_RESTART_COUNT", 0), os.environ["WORLD_SIZE"]
     store = next(dist.rendezvous("env://"))[0]
     return dist.PrefixStore(f"start {restarts} of {ranks} ranks", store)
-
-
-def _lost(error: RuntimeError) -> bool:
-    "Whether an error says that a connection between ranks broke."
-    return isinstance(error, dist.DistError) or any(
-        word in str(error) for word in ("gloo", "Connection closed", "Connection reset")
-    )
 
 
 def check_device(device: torch.device) -> None:
