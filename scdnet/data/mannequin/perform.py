@@ -137,9 +137,7 @@ class MannequinConfig:
     def __post_init__(self):
         if unknown := set(self.actions) - set(ACTIONS):
             known = ", ".join(f"A{number:03}" for number in ACTIONS)
-            raise InputError(
-                f"actions: A{min(unknown):03}, which the mannequin has not; expected some of {known}"
-            )
+            raise InputError(f"actions: no A{min(unknown):03}, expected some of {known}")
 
 # %% ../../../nbs/handbook/data/mannequin/03_perform.ipynb #50a05bx1
 def draw_performance(take: Performance, seed: int, variation: float = 1.0) -> Performance:
@@ -271,7 +269,8 @@ def perform(action: int, subject: int = 1, seed: int = 0, **factors: Any) -> Tak
     """
     config = factors.pop("config", MannequinConfig())
     take = Performance(action, subject, **factors)
-    for name, known in {"action": ACTIONS, "camera": AZIMUTH, "replication": FACES}.items():
+    parts: dict[str, dict] = {"action": ACTIONS, "camera": AZIMUTH, "replication": FACES}
+    for name, known in parts.items():
         if (value := getattr(take, name)) not in known:
             raise InputError(f"{name}: {value}, expected one of {', '.join(map(str, known))}")
     p = draw_performance(take, seed, config.variation)
