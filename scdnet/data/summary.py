@@ -134,8 +134,8 @@ def doubts(store: SkeletonStore, most: int = 1000, seed: int = 0) -> list[str]:
         high = np.maximum(high, there.max(axis=0, initial=-np.inf))
     odd = [f"coordinate {c + 1} is {low[c]:.4g} everywhere" for c in np.flatnonzero(low == high)]
     inside = (low >= 0) & (high <= 1)
-    if inside.tolist() in ([False, False, True], [True, False, True], [False, True, True]):
-        odd = odd or ["coordinate 3 lies in 0 to 1"]
+    if store.coords == 3 and not odd and inside[2] and not inside[:2].all():
+        odd = ["coordinate 3 lies in 0 to 1"]
     lines = [*filter(None, [unused_class(store.labels, store.classes)])]
     if loose := set(range(layout.num_joints)) - set(chain(*layout.bones)):
         lines.append(f"no bone touches {', '.join(layout.joints[j] for j in sorted(loose))}")

@@ -100,7 +100,7 @@ def wave(m: Motion, u: np.ndarray, p: Performance) -> None:
     m.hand(R, w, "shoulder", out, p.mix(0, 0.3, 0.75), p.mix(1, 0.2, 0.4))
     m.elbows[R] = 0.3 * w
 
-
+# %% ../../../nbs/handbook/data/mannequin/02_actions.ipynb #1a06d6x2
 def phone(m: Motion, u: np.ndarray, p: Performance) -> None:
     """The hand stays at the ear."""
     w = keys(u, (0.02, 0.28, 0.8, 1), (0, 1, 1, 0))
@@ -234,7 +234,7 @@ def kick(m: Motion, u: np.ndarray, p: Performance) -> None:
     m.hand(L, 0.5 * front, "shoulder", 0.3, -0.5, 0.6)
     m.hand(R, 0.5 * front, "shoulder", 0.4, -0.7, -0.35)
 
-
+# %% ../../../nbs/handbook/data/mannequin/02_actions.ipynb #54f39cx1
 def _flight(inside: np.ndarray, times: float, share: float) -> tuple[np.ndarray, np.ndarray]:
     """Height (0 to 1) of `times` ballistic jumps, each of the middle `share` of its time, and the crouch around it."""
     phase = inside * times % 1 - 0.5
@@ -296,7 +296,7 @@ def steps(m: Motion, u: np.ndarray, start: float, stop: float, distance: float, 
         m.hand(side, w, "shoulder", 0.12, -0.93, -side * -0.55 * swing + 0.05)
     m.twist = m.twist - 0.25 * swing
 
-
+# %% ../../../nbs/handbook/data/mannequin/02_actions.ipynb #6fe75ax1
 def shake_hands(pair: list[Motion], u: np.ndarray, p: Performance) -> None:
     """Two right hands meet half-way and pump."""
     w = keys(u, (0.08, 0.36, 0.72, 0.96), (0, 1, 1, 0))

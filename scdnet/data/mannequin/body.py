@@ -57,7 +57,7 @@ class Body:
         """Length of an arm without its finger tips, m."""
         return self["upper_arm"] + self["forearm"] + self["hand"]
 
-
+# %% ../../../nbs/handbook/data/mannequin/01_body.ipynb #82f11fx0
 def generator(seed: int, *key: int | str) -> np.random.Generator:
     """The random generator of a `seed` and any `key` of names and numbers: the same in every process and order."""
     words = (zlib.crc32(str(k).encode()) for k in key)

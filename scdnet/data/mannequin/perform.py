@@ -7,7 +7,7 @@ __all__ = ['REST', 'FIDGET', 'SWAY', 'MISS', 'Amount', 'NOT_TOLD', 'posture', 'f
            'draw_performance', 'bodies_of', 'Take', 'record', 'perform', 'sample_clip']
 
 # %% ../../../nbs/handbook/data/mannequin/03_perform.ipynb #02e2cde9
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -143,8 +143,7 @@ class MannequinConfig:
 def draw_performance(take: Performance, seed: int, variation: float = 1.0) -> Performance:
     """Draw all factors of a take but those in its name, from a generator that belongs to the seed and the name."""
     spec, body = ACTIONS[take.action], subject_body(take.subject, seed, variation)
-    name = take.action, take.subject, take.camera, take.setup, take.replication
-    r = generator(seed, "take", *name)
+    r = generator(seed, "take", *astuple(take)[:5])
     draw = Draws(r, variation)
     between, chance, normal = draw.between, draw.chance, draw.normal
 
