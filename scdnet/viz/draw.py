@@ -5,19 +5,21 @@
 # %% auto #0
 __all__ = ['LEFT', 'RIGHT', 'MIDDLE', 'PALETTE', 'CLUES', 'Two', 'VISIBLE', 'Picture', 'joint_colours', 'bone_colours', 'visible',
            'scene', 'project', 'as_clip', 'limits', 'looked_at', 'spread', 'framed', 'paint', 'moments', 'known_body',
-           'rest_pose', 'pose', 'strip', 'staged', 'player_traits', 'HTML', 'animate', 'heatmap', 'without_walk',
-           'grid', 'masked', 'collapse_levels', 'curve', 'scatter']
+           'rest_pose', 'pose', 'strip', 'staged', 'player_traits', 'HTML', 'animate', 'heatmap', 'grid', 'masked',
+           'collapse_levels', 'curve', 'scatter']
 
 # %% ../../nbs/handbook/viz/01_draw.ipynb #825737fd
 import base64
 import hashlib
 import io
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import seaborn as sns
+import torch
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import ListedColormap
@@ -29,7 +31,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import shortest_path
 
 from ..data.layouts import upright_joints
-from ..data.skeleton import Skeleton, adjacency_power
+from ..data.skeleton import Skeleton
+from ..views.masks import walk_scores
 from .html import PARTS, static
 
 # %% ../../nbs/handbook/viz/01_draw.ipynb #658ae732
@@ -476,13 +479,6 @@ def heatmap(
     return figure
 
 # %% ../../nbs/handbook/viz/01_draw.ipynb #356ea39a
-def without_walk(skeleton: Skeleton, hidden: np.ndarray, seeds: Any, n: int = 2) -> np.ndarray:
-    """Which of the `hidden` (V,) joints no walk of `n` steps joins to a seed: a mask hides these at random, for want of others, (V,) bool."""
-    return np.asarray(hidden, bool) & (
-        adjacency_power(skeleton, n)[list(seeds)].sum(0).numpy() == 0
-    )
-
-
 VISIBLE = "#56B4E9"  # what the encoder sees of a masked clip
 
 
@@ -503,7 +499,7 @@ def masked(
     temporal: np.ndarray | None = None,
     frames: int = 8,
     title: str = "",
-    seeds: tuple[int, ...] | None = None,
+    seeds: Sequence[int] = (),
     n: int = 2,
     **view: Any,
 ) -> Figure:
@@ -522,7 +518,11 @@ def masked(
     spatial = np.zeros(V, bool) if spatial is None else np.asarray(spatial, bool)
     temporal = np.zeros(T, bool) if temporal is None else np.asarray(temporal, bool)
     cells = spatial[:, None] | temporal[None]  # (V, T)
-    by_chance = without_walk(skeleton, spatial, seeds, n) if seeds else np.zeros(V, bool)
+    by_chance = np.zeros(V, bool)
+    if seeds:  # a joint that no walk reaches was taken for want of others
+        by_chance = (
+            spatial & (walk_scores(skeleton, torch.tensor([list(seeds)]), n)[0] == 0).numpy()
+        )
     figure = Picture(figsize=(9, 2.4 + 0.17 * V), layout="constrained")
     top, bottom = figure.subplots(2, 1, height_ratios=(1.8, 0.16 * V))
     flat, seen = looked_at(clip, skeleton, **view)
