@@ -32,6 +32,7 @@ from scipy.sparse.csgraph import shortest_path
 
 from ..data.layouts import upright_joints
 from ..data.skeleton import Skeleton
+from ..utils.files import shipped
 from ..views.masks import walk_scores
 from .html import PARTS, static
 
@@ -128,11 +129,7 @@ Two = tuple[np.ndarray, np.ndarray]
 
 def limits(points: np.ndarray, seen: np.ndarray, margin: float = 0.08) -> Two:
     "Corners of the box around the `seen` (...) `points` (..., D), a little larger."
-    p = (
-        points[seen]
-        if seen.any()
-        else np.array([np.zeros(points.shape[-1]), np.ones(points.shape[-1])])
-    )
+    p = points[seen] if seen.any() else np.array([[0.0], [1.0]]).repeat(points.shape[-1], 1)
     low, high = p.min(0), p.max(0)
     pad = margin * max((high - low).max(), 1e-6)
     return low - pad, high + pad
@@ -202,41 +199,11 @@ def moments(
     axis.set_xticks(low[0] + step * (np.arange(len(times)) + 0.5), [str(t) for t in times])
 
 # %% ../../nbs/handbook/viz/01_draw.ipynb #ed4901ed
-_BODY = {
-    "spine base": (0, 0.95),
-    "hip center": (0, 0.95),
-    "pelvis": (0, 0.95),
-    "spine mid": (0, 1.2),
-    "spine": (0, 1.2),
-    "spine shoulder": (0, 1.42),
-    "shoulder center": (0, 1.42),
-    "neck": (0, 1.5),
-    "head": (0, 1.66),
-    "nose": (0, 1.6),
-}  # across and height, metres
-_SIDE = {
-    "shoulder": (0.18, 1.4),
-    "elbow": (0.42, 1.22),
-    "wrist": (0.62, 1.02),
-    "hand": (0.7, 0.94),
-    "hand tip": (0.78, 0.86),
-    "thumb": (0.62, 0.87),
-    "hip": (0.09, 0.9),
-    "knee": (0.15, 0.5),
-    "ankle": (0.2, 0.1),
-    "foot": (0.3, 0.03),
-    "eye": (0.06, 1.67),
-    "ear": (0.13, 1.64),
-}
-
-
 def known_body(skeleton: Skeleton) -> np.ndarray | None:
     "Where the joints (V, 2) of a standing person are, by their names; None if one of them is unknown."
-    place = dict(_BODY)
-    for side, sign in (("left", -1), ("right", 1)):
-        place |= {f"{side} {joint}": (sign * x, y) for joint, (x, y) in _SIDE.items()}
+    body = pd.read_csv(shipped("rest_pose.csv"), index_col="joint")
     names = [j.lower().replace("_", " ").replace("centre", "center") for j in skeleton.joints]
-    return np.array([place[n] for n in names]) if set(names) <= set(place) else None
+    return body.loc[names].to_numpy() if set(names) <= set(body.index) else None
 
 
 def rest_pose(skeleton: Skeleton) -> np.ndarray:
@@ -270,10 +237,8 @@ def _name_joints(axis: Axes, skeleton: Skeleton, points: np.ndarray) -> None:
     for j, (x, y) in enumerate(points):
         side = 1 if x > points[:, 0].mean() - 1e-6 else -1
         beside = side * (points[:, 0] - x)[np.abs(points[:, 1] - y) < 0.05]
-        near, far = (
-            ((beside > 0.02) & (beside < 0.12)).any(),
-            ((beside >= 0.12) & (beside < 0.3)).any(),
-        )
+        near = ((beside > 0.02) & (beside < 0.12)).any()
+        far = ((beside >= 0.12) & (beside < 0.3)).any()
         side, up = -side if far and not near else side, 4 if near or x == 0 else -3
         text = {"textcoords": "offset points", "fontsize": 6.5, "zorder": 6}
         text["ha"] = "left" if side > 0 else "right"
@@ -310,9 +275,8 @@ def pose(
         for xy, v in zip(p, value, strict=True):
             if v and np.issubdtype(value.dtype, np.integer):
                 shade = "black" if v > value.mean() else "white"
-                axis.annotate(
-                    str(v), xy, ha="center", va="center", fontsize=8, zorder=5, color=shade
-                )
+                look = {"ha": "center", "va": "center", "fontsize": 8, "zorder": 5}
+                axis.annotate(str(v), xy, color=shade, **look)
     if value is not None:
         figure.colours = 128
         figure.colorbar(dots, ax=axis, label=label, shrink=0.6, ticks=_ticks(value))
@@ -352,9 +316,7 @@ def strip(
     shown = [spread(len(c), frames) if isinstance(frames, int) else frames for c in clips.values()]
     masks, most = mask if isinstance(mask, list) else [mask] * len(clips), max(map(len, shown))
     wide, tall = (high[0] - low[0]) * most, high[1] - low[1]
-    scale = min(
-        (height - 0.7) / tall, 8.8 / wide
-    )  # inches per metre; no strip is wider than a page
+    scale = min((height - 0.7) / tall, 8.8 / wide)  # inches a metre; not wider than a page
     size = max(2.0, wide * scale + 0.8), len(clips) * (tall * scale + 0.7)
     figure = Picture(figsize=size, layout="constrained")
     figure.colours = 24  # three hues and their soft edges
@@ -437,11 +399,10 @@ def animate(
     titles = [titles] * len(clips) if isinstance(titles, str) else list(titles)
     points = np.concatenate([s.ravel() for s in staged(clips, skeleton, up)])
     whole = np.nan_to_num((1e4 * points).round(), nan=-32768).astype("<i2")
-    traits = player_traits(clips, titles, skeleton, MIDDLE) | {
-        "points": base64.b64encode(whole.tobytes()).decode(),
-        **{"fps": fps, "speed": 1, "size": size, "across": 0, "frame": 0, "playing": True},
-        **{"azimuth": azimuth, "elevation": elevation},
-    }
+    traits = player_traits(clips, titles, skeleton, MIDDLE)
+    traits |= {"fps": fps, "speed": 1, "size": size, "across": 0, "frame": 0, "playing": True}
+    traits |= {"azimuth": azimuth, "elevation": elevation}
+    traits |= {"points": base64.b64encode(whole.tobytes()).decode()}
     payload = json.dumps(traits).replace("<", "\\u003c")
     name = "clip-" + hashlib.sha1(payload.encode(), usedforsecurity=False).hexdigest()[:10]
     script = static("drawing.js", "player.js", "page.js")
@@ -596,9 +557,8 @@ def scatter(
     for axis, (name, p) in zip(axes, points.items(), strict=True):
         x, y = np.asarray(p).T
         look = {"hue": labels, "style": labels, "palette": colour, "markers": marker}
-        sns.scatterplot(
-            x=x, y=y, ax=axis, s=24, alpha=0.8, linewidth=0, legend=axis is axes[0], **look
-        )
+        look |= {"s": 24, "alpha": 0.8, "linewidth": 0, "legend": axis is axes[0]}
+        sns.scatterplot(x=x, y=y, ax=axis, **look)
         axis.set(xticks=[], yticks=[], title=name, xlabel="t-SNE 1", ylabel="t-SNE 2")
     handles = axes[0].get_legend_handles_labels()[0]
     axes[0].get_legend().remove()

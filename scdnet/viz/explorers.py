@@ -141,10 +141,9 @@ class MaskExplorer(SkeletonPlayer):
         """The joints that a structural mask starts from: those chosen, else those that the generator draws first."""
         if self.spatial == "random":
             return []
-        generator, joints = Generator().manual_seed(self.draw), self.skeleton.num_joints
-        return (
-            list(self.chosen) or torch.randint(joints, (self.seeds,), generator=generator).tolist()
-        )
+        generator, size = Generator().manual_seed(self.draw), (self.seeds,)
+        drawn = torch.randint(self.skeleton.num_joints, size, generator=generator)
+        return list(self.chosen) or drawn.tolist()
 
     def sentence(self) -> str:
         """What is hidden, and how many of the joints at random, because fewer than `k` have a walk from a seed."""
@@ -289,12 +288,9 @@ class ViewExplorer(Pictured, VBox):
 
     def figure(self) -> Picture:
         """The static twin: every step at the frame that is shown."""
-        player = self.player
-        figure = Picture(figsize=(11, 4), layout="constrained")
-        parts = zip(
-            figure.subplots(2, 7).flat, player._arrays, player._hidden, player.clips, strict=True
-        )
-        for axis, clip, hidden, about in parts:
+        player, figure = self.player, Picture(figsize=(11, 4), layout="constrained")
+        axes, shown = figure.subplots(2, 7).flat, (player._arrays, player._hidden, player.clips)
+        for axis, clip, hidden, about in zip(axes, *shown, strict=True):
             flat, seen = draw.looked_at(clip, self.skeleton, **player.view())
             t, middle = min(player.frame, len(clip) - 1), flat[seen].mean(0)
             draw.paint(axis, flat[t], seen[t], self.skeleton, hidden[t], size=5)
@@ -340,8 +336,8 @@ class ClueExplorer(SkeletonPlayer):
     """
 
     _esm = module("maps", "drawing.js", "player.js", "maps.js")
-    titles = "spatial clue", "temporal clue"
     _css = static("player.css", "explorers.css")
+    titles = "spatial clue", "temporal clue"
     maps = Unicode().tag(sync=True)  # both, as the template `clue_maps` writes them
     labels = List().tag(sync=True)  # of the clips, in a line each
     columns = Dict().tag(sync=True)  # name -> colours, shapes, legend
@@ -367,28 +363,19 @@ class ClueExplorer(SkeletonPlayer):
             raise InputError(f"clues: {found}, expected as many of each")
         about = about.reset_index(drop=True)
         first, *rest = about.columns
-        self.lines = [
-            ", ".join([str(row[first]), *(f"{name} {row[name]}" for name in rest)])
-            for row in about.to_dict("records")
-        ]
-        self.recordings, self.most = clips, most
+        lines = about[first].astype(str)
+        for name in rest:
+            lines += f", {name} " + about[name].astype(str)
+        self.labels = list(lines)
+        self.recordings, self.most = list(clips or ()), most
         self.places = [self._placed(clue) for clue in (spatial, temporal)]
         pixels = [(170 * (1 + 0.95 * p * [1, -1])).round(1).tolist() for p in self.places]
-        maps = PARTS.clue_maps(list(zip(self.titles, pixels, strict=True)), self.lines)
+        maps = PARTS.clue_maps(list(zip(self.titles, pixels, strict=True)), self.labels)
         start = {"colour": first, "picked": [], "size": 200, "elevation": 8.0, "azimuth": 30.0}
-        options = start | options
+        options = start | options | {"maps": str(maps), "playable": clips is not None}
+        options["columns"] = {name: coloured(column) for name, column in about.items()}
         played, titles = self._chosen(options["picked"])
-        super().__init__(
-            played,
-            skeleton,
-            titles,
-            up=up,
-            playable=clips is not None,
-            labels=self.lines,
-            maps=str(maps),
-            columns={name: coloured(column) for name, column in about.items()},
-            **options,
-        )
+        super().__init__(played, skeleton, titles, up=up, labels=self.labels, **options)
         self.observe(lambda change: self.show(*self._chosen(change["new"])), "picked")
 
     @staticmethod
@@ -400,11 +387,8 @@ class ClueExplorer(SkeletonPlayer):
 
     def _chosen(self, picked: list[int]) -> tuple[list, list]:
         """Clips and titles of the first that are picked."""
-        recordings = self.recordings
-        if recordings is None:
-            return [], []
-        first = picked[: self.most]
-        return [recordings[i] for i in first], [self.lines[i] for i in first]
+        first = picked[: self.most] if self.recordings else []
+        return [self.recordings[i] for i in first], [self.labels[i] for i in first]
 
     def figure(self) -> Picture:
         """The static twin: both maps in the colours shown, rings around what is picked."""
