@@ -14,6 +14,11 @@ from commands import assert_mistake, scdnet, tree
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from small import TINY, random_walks
 
+from scdnet.data.layouts import NTU25
+from scdnet.data.mannequin.perform import sample_clip
+from scdnet.data.store import SkeletonStore
+from scdnet.evaluation.embedding import PairClues
+from scdnet.evaluation.metrics import class_by_class
 from scdnet.paper.album import encoded
 from scdnet.paper.figures import (
     METHODS,
@@ -29,11 +34,6 @@ from scdnet.paper.figures import (
     radar,
     short,
 )
-from scdnet.data.layouts import NTU25
-from scdnet.data.mannequin.perform import sample_clip
-from scdnet.data.store import SkeletonStore
-from scdnet.evaluation.embedding import PairClues
-from scdnet.evaluation.metrics import class_by_class
 from scdnet.paper.tables import table_of
 from scdnet.training.cross_domain import CrossDomainLoss, loss_pairs
 from scdnet.training.pretrain import pretrain
@@ -139,7 +139,8 @@ def test_names_beside_a_matrix_do_not_touch(classes):
 def test_names_beside_gains_do_not_touch(classes):
     rng = np.random.default_rng(0)
     before, after = (
-        dict(zip(ACTIONS[-classes:], rng.integers(0, 101, classes).astype(float))) for _ in range(2)
+        dict(zip(ACTIONS[-classes:], rng.integers(0, 101, classes).astype(float), strict=True))
+        for _ in range(2)
     )
     figure = gain_figure(after, before, "a title")
     axis = figure.axes[0]
@@ -247,7 +248,9 @@ def sides(figure):
     """Mean place across of the left and of the right joints that are drawn in the first panel."""
     found = {draw.LEFT: [], draw.RIGHT: []}
     for dots in figure.axes[0].collections:
-        for (x, _), colour in zip(np.ma.getdata(dots.get_offsets()), dots.get_edgecolors()):
+        for (x, _), colour in zip(
+            np.ma.getdata(dots.get_offsets()), dots.get_edgecolors(), strict=False
+        ):
             for side, places in found.items():
                 if np.allclose(colour[:3], matplotlib.colors.to_rgb(side)):
                     places.append(x)

@@ -123,7 +123,7 @@ def test_view_k_is_another_draw_than_view_q_and_a_step_that_is_out_changes_nothi
     assert (
         len(arrays) == 14
         and np.array_equal(arrays[0], arrays[7])
-        and not any(np.array_equal(q, k) for q, k in zip(arrays[2:7], arrays[9:14]))
+        and not any(np.array_equal(q, k) for q, k in zip(arrays[2:7], arrays[9:14], strict=True))
     )
     for box in explorer.steps.values():
         box.value = False

@@ -18,7 +18,6 @@ import seaborn as sns
 from matplotlib.patheffects import withStroke
 from torch import Tensor
 
-from ..data.skeleton import Skeleton
 from ..data.store import SkeletonStore
 from ..data.summary import guess_up
 from ..evaluation.embedding import PairClues, pair_clues
