@@ -103,6 +103,8 @@ def _views(conventional: str, masking: str) -> str:
 _BARE = {"view.rotate": False, "view.flip": False, "view.shear": False}
 _OPEN = {"view.spatial": "none", "view.temporal": "none"}
 _RANDOM = {"view.spatial": "random", "view.temporal": "random"}
+
+# %% ../../nbs/handbook/paper/02_ablations.ipynb #63a8a5p1
 TABLES = {
     "table5": (
         Row("no-extractor", _encoder("None"), {"encoder.extractor": "none"}),
@@ -181,7 +183,7 @@ def plain(config: PretrainConfig) -> dict[str, Any]:
     """A configuration as `config.json` holds it."""
     return json.loads(json.dumps(asdict(config)))
 
-
+# %% ../../nbs/handbook/paper/02_ablations.ipynb #ablnamp1
 def which_model(config: Mapping[str, Any], preset: str) -> tuple[str, str]:
     """What a run's configuration is, seen from its preset.
 
@@ -241,7 +243,7 @@ def result_files(run: Path, split: str, config: PretrainConfig, preset: str) -> 
     """Where the results of a row's run are: protocol -> file."""
     return {p: result_path(run, p, split, preset or "paper", config.seed) for p in PROTOCOLS}
 
-
+# %% ../../nbs/handbook/paper/02_ablations.ipynb #4d8764p1
 def run_row(
     run: Path,
     store: SkeletonStore,
@@ -364,7 +366,7 @@ def _filled(row: Row, runs: Mapping[int, dict[str, Path]]) -> dict[str, Any]:
         ],
     }
 
-
+# %% ../../nbs/handbook/paper/02_ablations.ipynb #9d3a35p1
 def ablate(
     table: str,
     store: SkeletonStore,
@@ -430,7 +432,7 @@ def ablate(
         _save(out / f"{table}.json", content)
     return content
 
-
+# %% ../../nbs/handbook/paper/02_ablations.ipynb #9d3a35p2
 def _check(run: Path, now: dict) -> None:
     "InputError if there is a run in the folder that `now` does not describe."
     once(lambda: check_same(run, now) if (run / "config.json").is_file() else None)
