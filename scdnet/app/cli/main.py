@@ -125,7 +125,7 @@ def carry_out(words: Sequence[str]) -> int:
             with terminable():
                 command = parse([word for word in words if word != "--quiet"])
                 with ranks(command):
-                    command.run()
+                    command()
                 sys.stdout.flush()
         except SystemExit as stop:
             if stop.code == 143:

@@ -8,14 +8,13 @@ __all__ = ['Pretrain', 'Ablate', 'ImportOfficial']
 # %% ../../../nbs/handbook/app/cli/03_train.ipynb #9464a368
 import time
 from dataclasses import asdict, replace
-from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
 from ... import data, paper, training, utils
-from .parsing import by_part, log, refuse_existing, show, talkative
+from .parsing import log, refuse_existing, show, talkative, typed
 from ...utils.files import InputError, digest, new_folder, write_json
 from ...utils.records import Count, Seed, config
 
@@ -41,7 +40,7 @@ class Pretrain:
     after_a_stop = "the same command with --resume goes on from the last checkpoint"
     config: tyro.conf.Suppress[Any] = None  # a PretrainConfig, see parse_configured
 
-    def run(self) -> None:
+    def __call__(self) -> None:
         start, store = time.perf_counter(), data.store.SkeletonStore.open(self.store)
         queue = self.config.queue_size
         clips = len(store.split(self.split)[0] if self.split else store)
@@ -98,31 +97,36 @@ class Ablate:
     after_a_stop = "the same command goes on from the last checkpoint"
     config: tyro.conf.Suppress[Any] = None  # a PretrainConfig, see parse_configured
 
-    def run(self) -> None:
+    def __call__(self) -> None:
         if self.config.seed:
             raise InputError(f"--seed is {self.config.seed}, expected none: a table takes --seeds")
-        tables, usual = paper.ablations, training.config.PRESETS[self.preset]
+        tables, store = paper.ablations, data.store.SkeletonStore.open(self.store)
         result = tables.ablate(
             self.table,
-            data.store.SkeletonStore.open(self.store),
+            store,
             self.split,
             self.config,
             self.out,
             self.preset,
             self.seeds,
             talkative(),
-            command=self.words(set(chain(*by_part(usual)))),
+            command=self.words(store.path.resolve().name),
         )
         if utils.distributed.is_first():
             show(tables.table_text(result))
             print("", *tables.order_text(result), "", self.out / f"{self.table}.json", sep="\n")
 
-    def words(self, usual: set[str]) -> str:
-        """The command as the table records it: the store's name, and the options that are not `usual`."""
-        given = [option for option in chain(*by_part(self.config)) if option not in usual]
-        store = self.store.resolve().name
-        words = [self.table, "--store", store, "--split", self.split, "--preset", self.preset]
-        return " ".join(["scdnet ablate", *words, *given, "--seeds", *map(str, self.seeds)])
+    def words(self, store: str) -> str:
+        """The command as the table records it: the store's name, and the options that differ from the preset's."""
+        own, usual = (
+            paper.ablations.flat(paper.ablations.plain(values))
+            for values in (self.config, training.config.PRESETS[self.preset])
+        )
+        given = {name: value for name, value in own.items() if value != usual[name]}
+        options = {"store": store, "split": self.split, "preset": self.preset}
+        first = typed(f"scdnet ablate {self.table}", options)
+        last = typed(paper.ablations.as_flags(given), {"seeds": self.seeds})
+        return " ".join(f"{first} {last}".split())
 
 # %% ../../../nbs/handbook/app/cli/03_train.ipynb #cb1f9d8f
 @config
@@ -139,7 +143,7 @@ class ImportOfficial:
     heads: Count = 8  # attention heads
     overwrite: bool = False  # replace an existing run
 
-    def run(self) -> None:
+    def __call__(self) -> None:
         refuse_existing(self.out, self.overwrite)
         skeleton = getattr(data.layouts, self.skeleton.upper())
         official, run = training.official, training.run
