@@ -9,6 +9,7 @@ __all__ = ['SAMPLES', 'reasons', 'deviations', 'samples', 'example_masks', 'per_
 import contextlib
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -28,7 +29,7 @@ from ..evaluation.embedding import PairClues
 from ..evaluation.linear import linear_config
 from ..evaluation.metrics import result_path, with_run
 from ..paper.ablations import differences, flat
-from ..paper.figures import CLUES, figure4
+from ..paper.figures import figure4
 from ..paper.tables import about_run
 from ..training.config import PRESETS, PretrainConfig
 from ..training.cross_domain import CrossDomainLoss, loss_pairs
@@ -38,7 +39,7 @@ from ..utils.files import new_folder, shipped, write_json
 from ..utils.machine import machine
 from ..utils.records import Result
 from ..views.masks import spatial_mask, temporal_mask
-from ..viz.draw import collapse_levels
+from ..viz.draw import CLUES, collapse_levels
 
 # %% ../../nbs/handbook/app/02_demo.ipynb #c933661b
 def reasons() -> pd.DataFrame:
@@ -96,11 +97,10 @@ def example_masks(config: PretrainConfig, store: SkeletonStore) -> tuple[np.ndar
 def per_class(results: Mapping[str, Result], store: SkeletonStore, split: str) -> pd.DataFrame:
     """Top-1 of each class: the linear probe on every kind of features, and 1-NN on the pretrained ones."""
     _, test = store.split(split)
-    counts = pd.Series(store.labels[test]).value_counts()
-    table = pd.DataFrame({"test clips": {store.classes[i]: n for i, n in counts.items()}})
-    for kind in reversed(KINDS):
-        table[f"linear, {kind} (%)"] = pd.Series(results["linear"].kinds[kind].per_class)
-    table["1-NN, pretrained (%)"] = pd.Series(results["knn"].per_class)
+    clips = Counter(store.classes[i] for i in store.labels[test])
+    columns = {f"linear, {k} (%)": results["linear"].kinds[k].per_class for k in reversed(KINDS)}
+    knn = {"1-NN, pretrained (%)": results["knn"].per_class}
+    table = pd.DataFrame({"test clips": clips, **columns, **knn})
     table = table.sort_values("linear, pretrained (%)", ascending=False, kind="stable")
     return table.rename_axis("class").reset_index()
 
@@ -117,9 +117,8 @@ def summary(
     store: SkeletonStore, split: str, results: Mapping[str, Result], clues: list[PairClues]
 ) -> dict[str, object]:
     """The accuracies, in percent, and the maps of the clues, as `results.json` holds them."""
-    kept = ("top1", "top5", "best_top1")
     accuracies = {
-        protocol: {kind: {key: getattr(r, key) for key in kept} for kind, r in result.kinds.items()}
+        protocol: {kind: {"top1": r.top1, "top5": r.top5} for kind, r in result.kinds.items()}
         for protocol, result in results.items()
     }
     return accuracies | {

@@ -108,7 +108,6 @@ def write_report(
     clues: Sequence[PairClues],
     per_class: pd.DataFrame,
     deviations: pd.DataFrame,
-    up: str = "z",
     levels: dict | None = None,
 ) -> Path:
     """Write the report of a demo run as one self-contained HTML file.
@@ -119,13 +118,12 @@ def write_report(
     results : what `results.json` holds: `chance`, `linear`, `knn`, `command`, `seed`, `split`, `clips`, `classes`, `stages`, `seconds`, `machine`.
     classes : name of each label.
     skeleton : of the samples.
-    samples : title -> clip (T, M, V, C) in metres, at least one; the first is shown under the masks.
+    samples : title -> clip (T, M, V, C) in metres, z up, at least one; the first is shown under the masks.
     masks : (V,) bool of joints and (T',) bool of frames, True = masked; T' is the length of a view.
     metrics : the run's metrics, a row for each epoch, with `epoch`, `loss` and, where there is one, `accuracy` in [0, 1].
     clues : maps of pairs of classes, may be empty.
     per_class : a row for each class, first column its name, then numbers.
     deviations : where the preset differs from the paper, from `scdnet.app.demo.deviations`.
-    up : the axis of the samples that points up.
     levels : lines in the curves, as from `scdnet.viz.draw.collapse_levels`; None: no line.
 
     Returns
@@ -136,7 +134,7 @@ def write_report(
     first, (joints, frames) = next(iter(samples.values())), masks
     nearest = np.linspace(0, len(first) - 1, len(frames)).round().astype(int)
     hidden = f"{joints.sum()} of {len(joints)} joints, {frames.sum()} of {len(frames)} frames"
-    masked = draw.masked(first[nearest], skeleton, joints, frames, up=up)
+    masked = draw.masked(first[nearest], skeleton, joints, frames, up="z")
     measures = {"loss": "loss (nats)", "accuracy": "contrastive accuracy (%)"}
     shown = metrics.assign(**{m: 100 * metrics[m] for m in metrics.columns if m == "accuracy"})
     columns = tuple(measure for measure in measures if measure in metrics)
@@ -150,7 +148,7 @@ def write_report(
     content = {
         "Result": headline(results),
         "What was run": facts(results),
-        "Recordings": movement(samples, skeleton, up),
+        "Recordings": movement(samples, skeleton, "z"),
         "Masks": image(masked, f"Rings are hidden joints, white is hidden: {hidden}", least=560),
         "Training": image(curve, "Pretraining, a point for each epoch", least=320),
     }

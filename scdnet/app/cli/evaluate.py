@@ -90,8 +90,8 @@ class Evaluate:
     def kinds(self) -> tuple[str, ...]:
         """What is scored: the run, and its baselines."""
         frozen = self.protocol in ("linear", "knn")
-        kinds = evaluation.baselines.KINDS if frozen else evaluation.finetune.STARTS
-        return kinds[:1] if self.no_baselines else kinds
+        both = evaluation.baselines.KINDS if frozen else evaluation.finetune.STARTS
+        return both[:1] if self.no_baselines else both
 
     def recipe(self) -> dict[str, Any]:
         """What decides the protocol's configuration, beside the run."""
@@ -151,16 +151,10 @@ class Linear(Evaluate):
     def score(self, run: "Run", store: "SkeletonStore", out: Path) -> "Result":
         if not self.streams:
             return super().score(run, store, out)
-        return evaluation.fusion.evaluate_streams(
-            self.protocol,
-            (run, *self.streams),
-            store,
-            self.split,
-            baselines=not self.no_baselines,
-            device=self.device,
-            progress=bars(),
-            **self.recipe(),
-        )
+        how: dict[str, Any] = {"device": self.device, "progress": bars()}
+        how |= self.recipe() | {"baselines": not self.no_baselines}
+        runs = (run, *self.streams)
+        return evaluation.fusion.evaluate_streams(self.protocol, runs, store, self.split, **how)
 
     def choices(self) -> dict[str, Any]:
         return super().choices() | {"streams": bool(self.streams)}
@@ -211,7 +205,6 @@ class Semi(Evaluate):
     protocol = "semi"
 
     def score(self, run: "Run", store: "SkeletonStore", out: Path) -> "Result":
-        run.format.check(store)
         index, few = out.with_suffix(".csv"), evaluation.few_labels
         refuse_existing(self.out and index, self.overwrite)
         if self.index:

@@ -103,15 +103,16 @@ def bars() -> bool:
 def show(rows: Sequence[Sequence[object]]) -> None:
     """Print rows as aligned columns: text to the left, numbers to the right, None as a dash."""
 
-    def text(value: object) -> str:
-        return "-" if value is None else f"{value:.1f}" if isinstance(value, float) else str(value)
-
-    widths = [max(len(text(value)) for value in column) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = [
-            text(v).rjust(w) if isinstance(v, int | float) else text(v).ljust(w)
-            for v, w in zip(row, widths, strict=True)
-        ]
+    texts = [
+        ["-" if v is None else f"{v:.1f}" if isinstance(v, float) else str(v) for v in row]
+        for row in rows
+    ]
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    for row, words in zip(rows, texts, strict=True):
+        cells = (
+            word.rjust(width) if isinstance(value, int | float) else word.ljust(width)
+            for value, word, width in zip(row, words, widths, strict=True)
+        )
         print("  ".join(cells).rstrip())
 
 # %% ../../../nbs/handbook/app/cli/01_parsing.ipynb #3006b1d2
@@ -221,20 +222,16 @@ def parse_configured(kind: type, words: Sequence[str], prog: str) -> Any:
     words, helps = list(words), {"-h", "--help", "--help-all"} & set(words)
     own = [word for word in words if word not in helps]
     given, _ = read_words(_Origin, own, prog=prog, return_unknown_args=True, add_help=False)
-    file, resumed = given.config_file, given.resume and given.out and given.out / "config.json"
-    if not file and not given.preset and resumed and resumed.is_file():
-        file = resumed
+    preset = given.preset if given.preset in PRESETS else "demo"
+    values, source, file = PRESETS[preset], f"preset {preset}", given.config_file
+    if given.resume and given.out and not given.preset and (given.out / "config.json").is_file():
+        file = file or given.out / "config.json"
     if file:
         values, facts = read_config_file(file)
-        preset = str(facts.get("preset"))
-        preset = preset if preset in PRESETS else "paper"
-        words += [] if given.preset else ["--preset", preset]
-        if file == resumed and not given.split and facts.get("split"):
+        source, preset = str(file), str(facts.get("preset"))
+        words += [] if given.preset else ["--preset", preset if preset in PRESETS else "paper"]
+        if file != given.config_file and not given.split and facts.get("split"):
             words += ["--split", facts["split"]]
-        source = str(file)
-    else:
-        preset = given.preset if given.preset in PRESETS else "demo"
-        values, source = PRESETS[preset], f"preset {preset}"
 
     about = {"prog": prog, "description": inspect.cleandoc(kind.__doc__ or "")}
     if helps and "--help-all" not in helps:

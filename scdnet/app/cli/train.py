@@ -49,15 +49,9 @@ class Pretrain:
                 f"the queue holds {queue} keys, more than the {clips} training clips: a query meets older "
                 "keys of its own clip as negatives; a smaller --queue-size avoids this"
             )
+        how = {name: getattr(self, name) for name in ("preset", "resume", "overwrite")}
         path = training.pretrain.pretrain(
-            store,
-            self.split,
-            self.config,
-            self.out,
-            preset=self.preset,
-            resume=self.resume,
-            overwrite=self.overwrite,
-            progress=talkative(),
+            store, self.split, self.config, self.out, progress=talkative(), **how
         )
         if not utils.distributed.is_first():
             return
@@ -147,38 +141,27 @@ class ImportOfficial:
         refuse_existing(self.out, self.overwrite)
         skeleton = getattr(data.layouts, self.skeleton.upper())
         official, run = training.official, training.run
+        old = official.read_checkpoint(self.checkpoint)
         try:
-            old = official.read_checkpoint(self.checkpoint)
             model = official.import_official(old, skeleton, heads=self.heads, stream=self.stream)
         except InputError as error:
-            text = str(error).removeprefix(f"{self.checkpoint}: ")
-            raise InputError(f"{self.checkpoint}: {text}") from error
-        encoder, queue = model.query.encoder, len(model.queues["g"].keys)
+            raise InputError(f"{self.checkpoint}: {error}") from error
+        encoder = model.query.encoder
         values = replace(
             training.config.PRESETS["paper"],
             encoder=official.read_config(old, self.heads),
-            queue_size=queue,
+            queue_size=len(model.queues["g"].keys),
             stream=self.stream,
         )
         content = {
             "preset": "paper",
-            "split": None,
             "config": asdict(values),
             "skeleton": skeleton.to_dict(),
             "persons": encoder.format.persons,
             "coords": encoder.format.coords,
-            "store": None,
             "official": {"name": self.checkpoint.name, "digest": digest(self.checkpoint)},
         }
         with new_folder(self.out, self.overwrite, run.RUN_FILES) as folder:
             write_json(folder / "config.json", content)
             run.save_encoder(encoder, folder)
-        sizes = f"{encoder.format.frames}, {skeleton.num_joints}, {encoder.format.persons}"
-        show(
-            [
-                ("frames, joints, persons", sizes),
-                ("dimensions of a clue", encoder.width),
-                ("stream", self.stream),
-                ("run", self.out),
-            ]
-        )
+        show([("dimensions of a clue", encoder.width), ("stream", self.stream), ("run", self.out)])
