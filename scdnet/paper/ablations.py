@@ -19,6 +19,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from ..data.store import SkeletonStore
 from ..evaluation.baselines import KINDS, all_features, chance, evaluate
 from ..evaluation.linear import linear_config
@@ -224,7 +226,7 @@ def about_run(run: Run | str | Path) -> dict[str, Any]:
     """
     run = Run.open(run)
     file, hours = run.path / "metrics.jsonl", None
-    curve = run.metrics() if file.is_file() else []
+    curve = run.metrics() if file.is_file() else pd.DataFrame()
     try:
         hours = float(curve["seconds"].sum() / 3600) if len(curve) else None
     except (KeyError, TypeError) as error:
@@ -248,7 +250,7 @@ def run_row(
     preset: str = "",
     kinds: Sequence[str] = KINDS[:2],
     progress: bool = True,
-    **facts: str,
+    **facts: Any,
 ) -> None:
     """Pretrain and evaluate, as far as it has not been done.
 
