@@ -19,6 +19,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from ..data.store import SkeletonStore
 from ..evaluation.baselines import KINDS, all_features, chance, evaluate
 from ..evaluation.linear import linear_config
@@ -93,6 +95,8 @@ def _views(conventional: str, masking: str) -> str:
 _BARE = {"view.rotate": False, "view.flip": False, "view.shear": False}
 _OPEN = {"view.spatial": "none", "view.temporal": "none"}
 _RANDOM = {"view.spatial": "random", "view.temporal": "random"}
+
+# %% ../../nbs/handbook/paper/02_ablations.ipynb #63a8a5p1
 TABLES = {
     "table5": (
         Row("no-extractor", _encoder("None"), {"encoder.extractor": "none"}),
@@ -171,7 +175,7 @@ def plain(config: PretrainConfig) -> dict[str, Any]:
     """A configuration as `config.json` holds it."""
     return json.loads(json.dumps(asdict(config)))
 
-
+# %% ../../nbs/handbook/paper/02_ablations.ipynb #ablnamp1
 def which_model(config: Mapping[str, Any], preset: str) -> tuple[str, str]:
     """What a run's configuration is, seen from its preset.
 
@@ -216,7 +220,7 @@ def about_run(run: Run | str | Path) -> dict[str, Any]:
     """
     run = Run.open(run)
     file, hours = run.path / "metrics.jsonl", None
-    curve = run.metrics() if file.is_file() else []
+    curve = run.metrics() if file.is_file() else pd.DataFrame()
     try:
         hours = float(curve["seconds"].sum() / 3600) if len(curve) else None
     except (KeyError, TypeError) as error:
@@ -231,7 +235,7 @@ def result_files(run: Path, split: str, config: PretrainConfig, preset: str) -> 
     """Where the results of a row's run are: protocol -> file."""
     return {p: result_path(run, p, split, preset or "paper", config.seed) for p in PROTOCOLS}
 
-
+# %% ../../nbs/handbook/paper/02_ablations.ipynb #4d8764p1
 def run_row(
     run: Path,
     store: SkeletonStore,
@@ -240,7 +244,7 @@ def run_row(
     preset: str = "",
     kinds: Sequence[str] = KINDS[:2],
     progress: bool = True,
-    **facts: str,
+    **facts: Any,
 ) -> None:
     """Pretrain and evaluate, as far as it has not been done.
 
@@ -354,7 +358,7 @@ def _filled(row: Row, runs: Mapping[int, dict[str, Path]]) -> dict[str, Any]:
         ],
     }
 
-
+# %% ../../nbs/handbook/paper/02_ablations.ipynb #9d3a35p1
 def ablate(
     table: str,
     store: SkeletonStore,
@@ -420,7 +424,7 @@ def ablate(
         _save(out / f"{table}.json", content)
     return content
 
-
+# %% ../../nbs/handbook/paper/02_ablations.ipynb #9d3a35p2
 def _check(run: Path, now: dict) -> None:
     "InputError if there is a run in the folder that `now` does not describe."
     once(lambda: check_same(run, now) if (run / "config.json").is_file() else None)
