@@ -286,7 +286,7 @@ class Text:
         shifted = power[place[:, 0]] @ (digits * is_digit)  # a zero in the place of the point
         whole = points * np.floor(shifted / (10 * scale))
         numbers = (shifted - 9 * scale * whole) / scale
-        np.negative(numbers, out=numbers, where=negative)
+        numbers = np.where(negative, -numbers, numbers)
         for i in np.flatnonzero(~plain):
             numbers[i] = _number(self._word(words[i]))
         return numbers

@@ -118,9 +118,8 @@ class _Open:
             self.start, numbers = self.file.tell(), math.prod(self.shape[1:])
         self.row = self.dtype.itemsize * numbers
         if by_columns and len(self.shape) > 1:
-            raise InputError(
-                f"{array.label}: in column order; save it again with numpy.ascontiguousarray"
-            )
+            order = "in column order; save it again with numpy.ascontiguousarray"
+            raise InputError(f"{array.label}: {order}")
         if max(self.row, 4 * numbers) > ROW or self.shape[0] > ROWS:
             raise InputError(f"{array.label}: {self.shape} is expected to be smaller")
 
@@ -142,20 +141,16 @@ def _dig(
         return closing.enter_context(open(path, "rb")), os.path.getsize(path)
     archive = open_zip(path)
     for member in members[:-1]:
-        archive = closing.enter_context(
-            zipfile.ZipFile(closing.enter_context(archive.open(member)))
-        )
+        file = closing.enter_context(archive.open(member))
+        archive = closing.enter_context(zipfile.ZipFile(file))
     return closing.enter_context(archive.open(members[-1])), archive.getinfo(members[-1]).file_size
 
 
 def archive_members(entry: Entry) -> list[str]:
     """Names in an entry that is itself an archive, such as an `.npz`; InputError if it isn't one or a name points outside."""
     with readable(entry.label), contextlib.ExitStack() as closing:
-        if entry.member is None:
-            names = open_zip(entry.path).namelist()
-        else:
-            file = closing.enter_context(open_zip(entry.path).open(entry.member))
-            names = closing.enter_context(zipfile.ZipFile(file)).namelist()
+        file, _ = _dig(entry.path, Array.at(entry).members, closing)
+        names = closing.enter_context(zipfile.ZipFile(file)).namelist()
     if outside := next(filter(points_outside, names), None):
         raise InputError(f"{entry.label}: member {outside!r} points outside the archive")
     return names
