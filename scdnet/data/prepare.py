@@ -75,9 +75,9 @@ def _work(format: str, tasks: list, scan: Scan) -> list[Result]:
         try:
             clips: list[Clip | LeftOut] = read(task)
             for clip in clips:
-                if isinstance(clip, Clip) and scan.normalise:
-                    if clip.frames.any() or not scan.keep_empty:
-                        clip.frames = preprocess(clip.frames, scan.skeleton, scan.persons)
+                wanted = isinstance(clip, Clip) and scan.normalise
+                if wanted and (clip.frames.any() or not scan.keep_empty):
+                    clip.frames = preprocess(clip.frames, scan.skeleton, scan.persons)
         except InputError as error:
             place = "" if task.label in str(error) else f"{task.label}: "
             clips = [LeftOut(task.name, task.label, f"{place}{error}", bad=True)]

@@ -18,7 +18,6 @@ import numpy as np
 
 from ..layouts import KINECT20, NTU25
 from .base import Clip, LeftOut, Scan, bad_clip, class_names
-from .npz import Array
 from .ntu import ACTIONS, NAME, parse_name
 from .pickles import brief
 from ..skeleton import Skeleton

@@ -14,6 +14,7 @@ import warnings
 import zipfile
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import IO
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from ...utils.files import InputError
 
 # %% ../../../nbs/handbook/data/readers/06_npz.ipynb #98bd72e4
 def read_npy_header(
-    file: io.BufferedIOBase, size: int, where: str, rows: bool = True
+    file: IO[bytes], size: int, where: str, rows: bool = True
 ) -> tuple[tuple[int, ...], np.dtype, bool]:
     """Shape and type of a `.npy` array, and whether its numbers are in column order; the file is then at the first number.
 
@@ -135,7 +136,7 @@ def _open(array: Array, process: int, status: tuple) -> _Open:
 
 def _dig(
     path: str, members: tuple[str, ...], closing: contextlib.ExitStack
-) -> tuple[io.BufferedIOBase, int]:
+) -> tuple[IO[bytes], int]:
     """A file to read from, and its size; `closing` closes it."""
     if not members:
         return closing.enter_context(open(path, "rb")), os.path.getsize(path)

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -43,7 +44,7 @@ def load_annotations(entry: Entry) -> tuple[list, dict]:
 PERSONS = 2  # bodies, as in the official preparation
 
 
-def find_fault(annotation: object, joints: int, most: int | None) -> str | None:
+def find_fault(annotation: Mapping, joints: int, most: int | None) -> str | None:
     """What is wrong with the shape of an annotation, or None.
 
     Parameters
@@ -135,7 +136,7 @@ def scan(entries: list[Entry], renormalise: bool = False) -> Scan:
     annotations, split = load_annotations(entry)
     fields = [a if isinstance(a, dict) else {} for a in annotations]
     names, labels = [a.get("frame_dir") for a in fields], [a.get("label") for a in fields]
-    points = [a.get("keypoint") for a in fields]
+    points: list[Any] = [a.get("keypoint") for a in fields]
     skeleton = arrays.skeleton_of(_first_joints(points, entry.label), entry.label)
     wrong = arrays.check_labels(names, labels, f"{entry.label}, annotation")
     most = None if renormalise else PERSONS
