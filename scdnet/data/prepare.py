@@ -74,9 +74,8 @@ def _work(format: str, tasks: list, scan: Scan) -> list[Result]:
     for task in tasks:
         try:
             clips: list[Clip | LeftOut] = read(task)
-            for clip in clips:
-                wanted = isinstance(clip, Clip) and scan.normalise
-                if wanted and (clip.frames.any() or not scan.keep_empty):
+            for clip in clips if scan.normalise else ():
+                if isinstance(clip, Clip) and (clip.frames.any() or not scan.keep_empty):
                     clip.frames = preprocess(clip.frames, scan.skeleton, scan.persons)
         except InputError as error:
             place = "" if task.label in str(error) else f"{task.label}: "

@@ -50,7 +50,7 @@ def _numbered(layout: Any) -> Any:
     if not isinstance(joints, list):
         return layout
 
-    def number(value: object) -> object:
+    def number(value: Any) -> Any:
         if isinstance(value, list):
             return [number(part) for part in value]
         if isinstance(value, dict):  # limbs: their names stay
