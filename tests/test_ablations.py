@@ -18,6 +18,9 @@ import pytest
 from commands import assert_mistake, scdnet
 from safetensors.torch import load_file
 
+from scdnet.data.layouts import KINECT20
+from scdnet.data.store import SkeletonStore
+from scdnet.model.encoder import EncoderConfig
 from scdnet.paper import ablations
 from scdnet.paper.ablations import (
     FULL,
@@ -29,14 +32,11 @@ from scdnet.paper.ablations import (
     order_text,
     table_text,
 )
-from scdnet.model.encoder import EncoderConfig
-from scdnet.utils.files import InputError, shipped
 from scdnet.training.config import PRESETS
 from scdnet.training.pretrain import Trainer, pretrain
 from scdnet.training.run import Run, load_encoder
 from scdnet.utils.distributed import is_first, joined
-from scdnet.data.layouts import KINECT20
-from scdnet.data.store import SkeletonStore
+from scdnet.utils.files import InputError, shipped
 
 TINY = replace(
     PRESETS["demo"],
@@ -137,7 +137,9 @@ def test_rows_of_a_table_are_different_models_and_the_full_one_is_the_preset(pre
     for rows in TABLES.values():
         made = [configured(row, PRESETS[preset]) for row in rows]
         assert all(a != b for i, a in enumerate(made) for b in made[:i])
-        assert [row.name for row, config in zip(rows, made) if config == PRESETS[preset]] == [FULL]
+        assert [
+            row.name for row, config in zip(rows, made, strict=True) if config == PRESETS[preset]
+        ] == [FULL]
 
 
 def test_what_a_table_says(whole, store):
@@ -147,7 +149,7 @@ def test_what_a_table_says(whole, store):
         "clips"
     ] == {"test": 16}
     for row, paper in zip(
-        result["rows"], ({"top1": 80.0, "top5": 94.9}, {"top1": 86.6, "top5": 97.6})
+        result["rows"], ({"top1": 80.0, "top5": 94.9}, {"top1": 86.6, "top5": 97.6}), strict=False
     ):
         run = out / f"{row['name']}-0"
         assert row["paper"] == paper and row["seeds"] == [0] and row["hours"] > 0

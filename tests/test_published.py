@@ -9,8 +9,8 @@ from collections import Counter
 import pandas as pd
 import pytest
 
-from scdnet.utils.files import InputError, shipped
 from scdnet.paper.published import COLUMNS, published, published_cells
+from scdnet.utils.files import InputError, shipped
 
 # table -> (cells with a number, sums of the rows from top to bottom, sums of the columns from left to right)
 SUMS = {

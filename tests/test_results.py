@@ -12,8 +12,8 @@ from small import TINY, random_walks
 
 from scdnet.evaluation import linear
 from scdnet.paper.ablations import TABLES, ablate
-from scdnet.utils.files import shipped
 from scdnet.paper.tables import averaged, compare, find_results, local_results
+from scdnet.utils.files import shipped
 
 ROOT = Path(__file__).parents[1]
 

@@ -21,28 +21,7 @@ from ..data.store import SkeletonStore
 from ..evaluation.embedding import neighbour_agreement, silhouette, tsne
 from ..evaluation.features import features, joined
 from .ablations import about_run
-from scdnet.paper.figures import (
-    CASES,
-    METHODS,
-    cases,
-    class_gain,
-    clue_figure,
-    clue_table,
-    confusion_figure,
-    figure1,
-    figure4,
-    find_neighbours,
-    gain_figure,
-    label_rows,
-    labels_figure,
-    most_confused,
-    neighbour_picture,
-    paper_label_rows,
-    paper_tasks,
-    short,
-    where,
-    with_ours,
-)
+from . import figures
 from .tables import local_results, read_file
 from ..training.run import Run
 from ..utils.files import InputError, new_folder, shipped, write_bytes, write_text
@@ -88,7 +67,7 @@ def describe(result: Result) -> str:
             f" with {100 * (result.fraction or 0):g} % of the labels, {result.draws} draws together"
         )
     seed = "" if result.seed is None else f", seed {result.seed}"
-    return f"{result.protocol}{few} on {where(result)}: top-1 {result.top1:.1f} %{seed}"
+    return f"{result.protocol}{few} on {figures.where(result)}: top-1 {result.top1:.1f} %{seed}"
 
 # %% ../../nbs/handbook/paper/05_album.ipynb #d3cf5ca4
 def result_album(
@@ -101,14 +80,14 @@ def result_album(
     own = {
         n: r for n, r in results.items() if (r.store["digest"], r.split) == (store.digest, split)
     }
-    rows = label_rows(list(own.values()))
+    rows = figures.label_rows(list(own.values()))
     few = [r for r in own.values() if r.protocol in ("semi", "finetune", "transfer")]
     if few and len(rows):
         caption = (
             "Top-1 accuracy against the share of labels; bars: standard deviation over the draws. The paper's panels are its Table 4. "
             "Accuracies of different panels are not comparable."
         )
-        figure = labels_figure(pd.concat([rows, paper_label_rows()]))
+        figure = figures.labels_figure(pd.concat([rows, figures.paper_label_rows()]))
         album.plates["labels"] = Plate(figure, caption, rows.drop(columns="panel"))
     else:
         semi = evaluate_command("semi", run, store, split)
@@ -125,26 +104,26 @@ def result_album(
 
 def _tasks(local: pd.DataFrame) -> Plate:
     "Figure 1 with our own results, where there are some."
-    rows = pd.DataFrame() if local.empty else with_ours(local).drop(columns=list(METHODS))
-    ours = int(rows.notna().any(axis=1).sum())
+    rows = pd.DataFrame() if local.empty else figures.with_ours(local)
+    ours = int(rows[rows.columns.difference(figures.METHODS)].notna().any(axis=1).sum())
     own = (
         f"here: our own results, on {ours} of the tasks"
         if ours
         else "no result of ours is on one of them"
     )
     caption = (
-        f"Top-1 accuracy (%) on {len(paper_tasks())} tasks of the paper's Tables 1 to 4, as printed there; {own}. "
+        f"Top-1 accuracy (%) on {len(figures.paper_tasks())} tasks of the paper's Tables 1 to 4, as printed there; {own}. "
         "After the paper's Figure 1."
     )
-    return Plate(figure1(local), caption)
+    return Plate(figures.figure1(local), caption)
 
-
+# %% ../../nbs/handbook/paper/05_album.ipynb #d3cf5cp1
 def _add_classes(album: Album, stem: str, result: Result, command: str) -> None:
     "The two pictures of the classes of one result."
     said, lacks = describe(result), f"eval/{stem}.json holds no"
     if result.confusion:
-        rows = most_confused(result.confusion, 20).rename(columns={"share": "share (%)"})
-        picture = confusion_figure(result.confusion, said)
+        rows = figures.most_confused(result.confusion, 20).rename(columns={"share": "share (%)"})
+        picture = figures.confusion_figure(result.confusion, said)
         album.plates[f"confusion-{stem}"] = Plate(picture, f"What is taken for what: {said}.", rows)
     else:
         album.left_out.append(f"confusion-{stem}: {lacks} confusion; make it anew with: {command}")
@@ -154,10 +133,10 @@ def _add_classes(album: Album, stem: str, result: Result, command: str) -> None:
         album.left_out.append(text)
         return
     title = f"{result.protocol}: {before.top1:.1f} % untrained, {result.top1:.1f} % pretrained"
-    rows = class_gain(result.per_class, before.per_class).reset_index(names="class")
+    rows = figures.class_gain(result.per_class, before.per_class).reset_index(names="class")
     untrained = f"{before.top1:.1f} % from the untrained encoder"
     caption = f"What each class gains by pretraining: {said}, {untrained}."
-    picture = gain_figure(result.per_class, before.per_class, title)
+    picture = figures.gain_figure(result.per_class, before.per_class, title)
     album.plates[f"gain-{stem}"] = Plate(picture, caption, rows)
 
 # %% ../../nbs/handbook/paper/05_album.ipynb #389019ed
@@ -191,7 +170,7 @@ def clue_plate(
     drawn = "" if len(rows) == len(test) else f", drawn at random (seed {seed})"
     caption = f"Both clues of {len(rows)} test clips of {len(chosen)} of {len(there)} classes{drawn}. The axes of t-SNE have no unit."
     numbers = pd.DataFrame(told, columns=["clue", "same-class neighbours (%)", "silhouette"])
-    picture = scatter(maps, own, [short(name) for name in store.classes])
+    picture = scatter(maps, own, [figures.short(name) for name in store.classes])
     return Plate(picture, caption, numbers.round(2) if told else None)
 
 # %% ../../nbs/handbook/paper/05_album.ipynb #7f78ded8
@@ -210,10 +189,11 @@ def clue_album(
         album.plates["clues"] = clue_plate(clues, store, test, seed)
     else:
         album.left_out.append(f"clues: {len(test)} test clips, a map wants 4 or more")
-    pairs = figure4(joined(clues), store, split) if _is_ntu(store) else []
+    pairs = figures.figure4(joined(clues), store, split) if _is_ntu(store) else []
     if pairs:
         caption = "Both clues of the test clips for the pairs of the paper's Figure 4. The axes of t-SNE have no unit."
-        picture, rows = clue_figure(pairs, store.classes), clue_table(pairs, store.classes)
+        picture = figures.clue_figure(pairs, store.classes)
+        rows = figures.clue_table(pairs, store.classes)
         album.plates["figure4"] = Plate(picture, caption, rows)
     else:
         album.left_out.append(
@@ -221,9 +201,9 @@ def clue_album(
             "this store holds none of them"
         )
     order = np.random.default_rng(seed).permutation(len(test))
-    found = find_neighbours(clues, train, test).iloc[order]
-    case = cases(found, store.labels)
-    for name in CASES.values():
+    found = figures.find_neighbours(clues, train, test).iloc[order]
+    case = figures.cases(found, store.labels)
+    for name in figures.CASES.values():
         few = found[case == name]
         if few.empty:
             album.left_out.append(f"neighbours: no query with {name}")
@@ -232,7 +212,7 @@ def clue_album(
             f"A test clip and its nearest training clip by each clue, drawn at random (seed {seed}) from those with {name}: "
             f"{len(few)} of {len(found)}, {100 * len(few) / len(found):.0f} %."
         )
-        picture = neighbour_picture(store, few.iloc[0], name.capitalize())
+        picture = figures.neighbour_picture(store, few.iloc[0], name.capitalize())
         album.plates[f"neighbours-{name.replace(' ', '-')}"] = Plate(picture, caption)
     return album
 

@@ -6,10 +6,11 @@
 __all__ = ['TASK', 'METHODS', 'FIGURE4', 'NAMED', 'HALO', 'LINES', 'CASES', 'short', 'paper_tasks', 'task_name', 'colours_of',
            'radar', 'with_ours', 'figure1', 'figure4', 'clue_figure', 'clue_table', 'confusion_table', 'most_confused',
            'confusion_figure', 'class_gain', 'gain_figure', 'where', 'label_rows', 'paper_label_rows', 'labels_figure',
-           'find_neighbours', 'cases', 'neighbours_figure', 'neighbour_picture']
+           'find_neighbours', 'cases', 'neighbour_picture']
 
 # %% ../../nbs/handbook/paper/04_figures.ipynb #b776d38b
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,6 @@ import seaborn as sns
 from matplotlib.patheffects import withStroke
 from torch import Tensor
 
-from ..data.skeleton import Skeleton
 from ..data.store import SkeletonStore
 from ..data.summary import guess_up
 from ..evaluation.embedding import PairClues, pair_clues
@@ -89,7 +89,7 @@ def radar(tasks: pd.DataFrame, title: str = "") -> Picture:
     axis.set_rlabel_position(180 / len(tasks))
     for name, at in zip(tasks.index, angle, strict=True):
         x, y = np.sin(at), np.cos(at)
-        text = {"ha": "center" if abs(x) < 0.1 else "left" if x > 0 else "right"}
+        text: dict[str, Any] = {"ha": "center" if abs(x) < 0.1 else "left" if x > 0 else "right"}
         text["va"] = "center" if abs(y) < 0.9 else "bottom" if y > 0 else "top"
         text |= {"textcoords": "offset points", "fontsize": 8.5, "annotation_clip": False}
         axis.annotate(name, (at, 100), (7 * x, 7 * y), **text)
@@ -233,9 +233,9 @@ def confusion_figure(
     figure = Picture(figsize=(10, 4.8), layout="constrained")
     figure.colours = 160
     left, right = figure.subplots(1, 2, width_ratios=(1.45, 1) if few else (1.1, 1))
-    shares, bar = 100 * counts.div(counts.sum(axis=1), axis=0), {"shrink": 0.6, "pad": 0.02}
+    shares = 100 * counts.div(counts.sum(axis=1), axis=0)
     look = {"cmap": "Blues", "vmin": 0, "vmax": 100, "square": True}
-    bar["label"] = "clips of the class (%)"
+    bar = {"shrink": 0.6, "pad": 0.02, "label": "clips of the class (%)"}
     sns.heatmap(shares, ax=left, xticklabels=False, yticklabels=False, cbar_kws=bar, **look)
     for rank, (true, guess) in enumerate(worst[["class", "taken for"]].to_numpy(), 1):
         at = names.index(guess) + 0.5, counts.index.get_loc(true) + 0.5
@@ -260,18 +260,15 @@ def _list_confusions(axis, worst: pd.DataFrame, names: list[str], counts: pd.Dat
     sns.despine(ax=axis, left=True)
     axis.set_xlabel("share of the class (%)", fontsize=9)
     axis.tick_params(labelsize=8)
-    place = np.arange(len(worst))
+    place, few = np.arange(len(worst)), len(names) <= NAMED
     axis.barh(place + 0.16, worst["share"], 0.2, color=RIGHT, alpha=0.85)
     for i, (true, guess, clips, share) in enumerate(worst.itertuples(index=False)):
-        a, b = (
-            short(name, 24)
-            if len(names) <= NAMED
-            else f"{short(name, 22)} ({names.index(name) + 1})"
-            for name in (true, guess)
-        )
+        a, b = (short(name, 24 if few else 22) for name in (true, guess))
+        if not few:  # the numbers on the axes
+            a, b = f"{a} ({names.index(true) + 1})", f"{b} ({names.index(guess) + 1})"
         axis.text(0, i - 0.08, f"{i + 1}  {a} → {b}", fontsize=8, va="bottom")
-        share, text = min(share, 84) + 1.5, f"{clips} of {counts.loc[true].sum()}"
-        axis.text(share, i + 0.17, text, fontsize=7, va="center", color="dimgrey")
+        said = f"{clips} of {counts.loc[true].sum()}"
+        axis.text(min(share, 84) + 1.5, i + 0.17, said, fontsize=7, va="center", color="dimgrey")
     if worst.empty:
         axis.text(0, 2, "no clip is taken for another class", fontsize=9)
 
@@ -433,29 +430,25 @@ def cases(found: pd.DataFrame, labels: np.ndarray) -> pd.Series:
     said = [CASES[bool(a), bool(b)] for a, b in zip(s, t, strict=True)]
     return pd.Series(said, index=found.index, dtype=object)
 
-
-def neighbours_figure(
-    clips: Mapping[str, np.ndarray],
-    names: Mapping[str, str],
-    skeleton: Skeleton,
-    up: str = "z",
-    title: str = "",
-) -> Picture:
+# %% ../../nbs/handbook/paper/04_figures.ipynb #9b84cff9
+def neighbour_picture(store: SkeletonStore, row: Mapping, title: str = "") -> Picture:
     """A query and its nearest training clip by each clue, as strips one under the other, at one scale.
 
     Parameters
     ----------
-    clips : 'query' first, then kind of clue -> clip (T, M, V, C).
-    names : the same keys -> name of the class shown; a neighbour of the query's class is marked as right.
-    skeleton, up : of the clips, and their axis that points up.
+    store : that holds the clips.
+    row : of `find_neighbours`; a neighbour of the query's class is marked as right.
     """
+    clips = {kind: np.array(store[index]) for kind, index in row.items()}
+    names = {kind: store.classes[store.labels[index]] for kind, index in row.items()}
+    up = guess_up(list(clips.values()), store.skeleton)
     right = {kind: names[kind] == names["query"] for kind in clips}
     mark = {kind: "  ✓ right" if right[kind] else "  ✗ wrong" for kind in clips} | {"query": ""}
     flat = any(clip.shape[-1] == 2 for clip in clips.values())
     crowd = any(clip[:, 1:].any() for clip in clips.values())  # seen from the side
     turn = 0 if flat else 70 if crowd else 20
     strips = {f"{kind}: {short(names[kind], 32)}{mark[kind]}": clip for kind, clip in clips.items()}
-    figure = strip(strips, skeleton, up=up, azimuth=turn, height=1.8)
+    figure = strip(strips, store.skeleton, up=up, azimuth=turn, height=1.8)
     for axis, kind, said in zip(figure.axes, clips, strips, strict=True):
         axis.set_title("")
         axis.set_title(said, loc="left", fontsize=10, color="black" if right[kind] else "0.35")
@@ -464,11 +457,3 @@ def neighbours_figure(
     if title:
         figure.suptitle(title, fontsize=11)
     return figure
-
-# %% ../../nbs/handbook/paper/04_figures.ipynb #9b84cff9
-def neighbour_picture(store: SkeletonStore, row: Mapping, title: str = "") -> Picture:
-    """`neighbours_figure` of one row of `find_neighbours`."""
-    clips = {kind: np.array(store[index]) for kind, index in row.items()}
-    names = {kind: store.classes[store.labels[index]] for kind, index in row.items()}
-    up = guess_up(list(clips.values()), store.skeleton)
-    return neighbours_figure(clips, names, store.skeleton, up, title)

@@ -28,9 +28,9 @@ def _recipe(result: Result, about: Mapping[str, Any], recipe: str) -> str:
     "The recipe of a run, and what its protocol was told otherwise than by the preset."
     if about.get("official"):
         recipe = f"official weights, {about['official']['name']}"
-    own = about.get("preset") if about.get("preset") in PRESETS else "paper"
+    own = about["preset"] if about.get("preset") in PRESETS else "paper"
     preset = result.preset if result.preset in PRESETS else own
-    usual = {"linear": LINEAR[preset], **FINETUNE[preset]}.get(result.protocol)
+    usual: Any = {"linear": LINEAR[preset], **FINETUNE[preset]}.get(result.protocol)
     epochs = result.config.get("joint", result.config).get("epochs")
     words = f" --preset {preset}" if preset != own else ""
     if usual is not None and epochs not in (None, usual.epochs):
@@ -161,7 +161,7 @@ def _listed(values: pd.Series) -> str:
     "Each of the values once, in their order."
     return ", ".join(dict.fromkeys(str(value) for value in values if value != ""))
 
-
+# %% ../../nbs/handbook/paper/03_tables.ipynb #8c4a08p1
 def averaged(local: pd.DataFrame) -> pd.DataFrame:
     """Means over runs that differ in the seed alone (of a seed that was run twice, their mean counts once), a row for top-1 and one for top-5 where there is one.
 
@@ -198,7 +198,7 @@ def averaged(local: pd.DataFrame) -> pd.DataFrame:
     numbers = dict.fromkeys(("ours", "std", "untrained", "raw", "hours"), float)
     return pd.DataFrame(rows, columns=[*ALIKE, "metric", *FIGURES]).astype(numbers)
 
-
+# %% ../../nbs/handbook/paper/03_tables.ipynb #8c4a08p2
 def compare(local: pd.DataFrame) -> pd.DataFrame:
     """The paper's numbers for SCD-Net, and ours beside them.
 
@@ -273,7 +273,7 @@ def _how(row: Mapping[str, Any], letters: Mapping[str, str]) -> tuple:
     hours, hardware = _number(row["hours"], ".2f"), row["hardware"] or None
     return letters.get(row["recipe"]), row["seeds"], hours, hardware, row["runs"]
 
-
+# %% ../../nbs/handbook/paper/03_tables.ipynb #0e3175p1
 def texts(beside: pd.DataFrame, table: int | str | None = None) -> dict[str, list[tuple]]:
     """A comparison as lists to print, title -> rows, the first of them the head; a list without rows is left out.
 
@@ -288,15 +288,10 @@ def texts(beside: pd.DataFrame, table: int | str | None = None) -> dict[str, lis
     cells = [_cell(row, letters) for row in known.to_dict("records")]
     rest = mine[mine["paper"].isna() & (mine["metric"] == "top1")]
     of_row = rest["configuration"].isin(set(ROWS))
-    others = [
-        (
-            cell_name(row),
-            *map(_number, (row["raw"], row["untrained"])),
-            _spread(row),
-            *_how(row, letters),
-        )
-        for row in rest[~of_row].to_dict("records")
-    ]
+    others = []
+    for row in rest[~of_row].to_dict("records"):
+        before = map(_number, (row["raw"], row["untrained"]))
+        others.append((cell_name(row), *before, _spread(row), *_how(row, letters)))
     rows = rest[of_row].sort_values(["shipped", "dataset", "split", "table"], kind="stable")
     lines = (_ablated(row, beside, letters) for row in rows.to_dict("records"))
     ablated = [line for line in lines if line]
@@ -304,17 +299,7 @@ def texts(beside: pd.DataFrame, table: int | str | None = None) -> dict[str, lis
     recipes = [(letter, recipe) for recipe, letter in letters.items() if letter in used]
     key, head = ["table", *PLACE, "metric"], ("recipe", "seeds", "hours", "hardware", "runs")
     every, done = (len(x[key].drop_duplicates()) for x in (known, known[known["ours"].notna()]))
-    of_data = (
-        "table",
-        "data",
-        "row",
-        "untrained",
-        "ours",
-        "to full",
-        "paper to full",
-        "recipe",
-        "seeds",
-    )
+    of_data = ("table", "data", "row", "untrained", "ours", "to full", "paper to full", *head[:2])
     lists = {
         f"The paper's cells, {done} of {every} run (top-1 in percent, where nothing else is said; hours of pretraining)": [
             ("table", "cell", "paper", "ours", "gap", *head),
@@ -329,7 +314,7 @@ def texts(beside: pd.DataFrame, table: int | str | None = None) -> dict[str, lis
     }
     return {title: rows for title, rows in lists.items() if len(rows) > 1}
 
-
+# %% ../../nbs/handbook/paper/03_tables.ipynb #0e3175p2
 def _ablated(
     row: Mapping[str, Any], beside: pd.DataFrame, letters: Mapping[str, str]
 ) -> tuple | None:
@@ -354,7 +339,7 @@ def collect(places: Sequence[str | Path], out: str | Path) -> Path:
     """Write the results found in `places` to one small JSON file, which `local_results` reads like any other. Returns `out`."""
     rows = local_results(places, shelf=False).drop(columns="file").to_dict("records")
     whole = ("seed", "run_seed")
-    kept = [
+    kept: list[dict[str, Any]] = [
         {k: int(v) if k in whole else v for k, v in row.items() if v == v and v != ""}
         for row in rows
     ]

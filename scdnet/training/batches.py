@@ -74,14 +74,14 @@ class Batches:
             )
         self.config, self.device = config, torch.device(device)
         self.epoch_steps = len(train) // config.batch_size
-        self.form = ClipFormat(
-            store.skeleton, config.encoder.frames, store.persons, store.coords, config.stream
-        )
+        sizes = config.encoder.frames, store.persons, store.coords
+        self.form = ClipFormat(store.skeleton, *sizes, config.stream)
         self.transforms = transforms or view_chain(config.view)
-        made = self.transforms(torch.zeros(2, *self.form.shape), store.skeleton, Generator())
-        if made.shape != (2, *self.form.shape):
+        shape = 2, *self.form.shape
+        made = self.transforms(torch.zeros(shape), store.skeleton, Generator())
+        if made.shape != shape:
             raise InputError(
-                f"transforms: clips of shape {(2, *self.form.shape)} came back as {tuple(made.shape)}, expected the same shape"
+                f"transforms: clips of shape {shape} came back as {tuple(made.shape)}, expected the same shape"
             )
         self.frames, self.starts, self.lengths = load_frames(store, train, self.device)
         self.thread = ThreadPoolExecutor(1) if prefetch and self.device.type == "cpu" else None
@@ -112,13 +112,9 @@ class Batches:
 
 
 def _check_shares(config: PretrainConfig) -> None:
-    "InputError unless every rank gets as many clips of a batch, and enough of them."
-    each, rest = divmod(config.batch_size, world_size())
-    if rest:
+    "InputError unless every rank gets as many clips of a batch, and enough of them for batch normalisation."
+    ranks, least = world_size(), 2 if config.batch_stats == "local" else 1
+    if config.batch_size % ranks or config.batch_size < least * ranks:
         raise InputError(
-            f"batch_size is {config.batch_size}, expected a multiple of the {world_size()} ranks"
-        )
-    if each < 2 and config.batch_stats == "local":
-        raise InputError(
-            f"batch_size is {config.batch_size} for {world_size()} ranks, expected 2 or more for each: batch normalisation needs company"
+            f"batch_size is {config.batch_size}, expected a multiple of the {ranks} ranks, at least {least * ranks}"
         )

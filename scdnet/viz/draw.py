@@ -5,19 +5,21 @@
 # %% auto #0
 __all__ = ['LEFT', 'RIGHT', 'MIDDLE', 'PALETTE', 'CLUES', 'Two', 'VISIBLE', 'Picture', 'joint_colours', 'bone_colours', 'visible',
            'scene', 'project', 'as_clip', 'limits', 'looked_at', 'spread', 'framed', 'paint', 'moments', 'known_body',
-           'rest_pose', 'pose', 'strip', 'staged', 'player_traits', 'HTML', 'animate', 'heatmap', 'without_walk',
-           'grid', 'masked', 'collapse_levels', 'curve', 'scatter']
+           'rest_pose', 'pose', 'strip', 'staged', 'player_traits', 'HTML', 'animate', 'heatmap', 'grid', 'masked',
+           'collapse_levels', 'curve', 'scatter']
 
 # %% ../../nbs/handbook/viz/01_draw.ipynb #825737fd
 import base64
 import hashlib
 import io
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import seaborn as sns
+import torch
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import ListedColormap
@@ -29,7 +31,9 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import shortest_path
 
 from ..data.layouts import upright_joints
-from ..data.skeleton import Skeleton, adjacency_power
+from ..data.skeleton import Skeleton
+from ..utils.files import shipped
+from ..views.masks import walk_scores
 from .html import PARTS, static
 
 # %% ../../nbs/handbook/viz/01_draw.ipynb #658ae732
@@ -125,11 +129,7 @@ Two = tuple[np.ndarray, np.ndarray]
 
 def limits(points: np.ndarray, seen: np.ndarray, margin: float = 0.08) -> Two:
     "Corners of the box around the `seen` (...) `points` (..., D), a little larger."
-    p = (
-        points[seen]
-        if seen.any()
-        else np.array([np.zeros(points.shape[-1]), np.ones(points.shape[-1])])
-    )
+    p = points[seen] if seen.any() else np.array([[0.0], [1.0]]).repeat(points.shape[-1], 1)
     low, high = p.min(0), p.max(0)
     pad = margin * max((high - low).max(), 1e-6)
     return low - pad, high + pad
@@ -149,7 +149,7 @@ def framed(axis: Axes, low: np.ndarray, high: np.ndarray, **more: Any) -> None:
     "Set the corners of a flat axis on which both directions have one scale."
     axis.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal", **more)
 
-
+# %% ../../nbs/handbook/viz/01_draw.ipynb #1ae28cp1
 def paint(
     axis: Axes,
     flat: np.ndarray,
@@ -199,41 +199,11 @@ def moments(
     axis.set_xticks(low[0] + step * (np.arange(len(times)) + 0.5), [str(t) for t in times])
 
 # %% ../../nbs/handbook/viz/01_draw.ipynb #ed4901ed
-_BODY = {
-    "spine base": (0, 0.95),
-    "hip center": (0, 0.95),
-    "pelvis": (0, 0.95),
-    "spine mid": (0, 1.2),
-    "spine": (0, 1.2),
-    "spine shoulder": (0, 1.42),
-    "shoulder center": (0, 1.42),
-    "neck": (0, 1.5),
-    "head": (0, 1.66),
-    "nose": (0, 1.6),
-}  # across and height, metres
-_SIDE = {
-    "shoulder": (0.18, 1.4),
-    "elbow": (0.42, 1.22),
-    "wrist": (0.62, 1.02),
-    "hand": (0.7, 0.94),
-    "hand tip": (0.78, 0.86),
-    "thumb": (0.62, 0.87),
-    "hip": (0.09, 0.9),
-    "knee": (0.15, 0.5),
-    "ankle": (0.2, 0.1),
-    "foot": (0.3, 0.03),
-    "eye": (0.06, 1.67),
-    "ear": (0.13, 1.64),
-}
-
-
 def known_body(skeleton: Skeleton) -> np.ndarray | None:
     "Where the joints (V, 2) of a standing person are, by their names; None if one of them is unknown."
-    place = dict(_BODY)
-    for side, sign in (("left", -1), ("right", 1)):
-        place |= {f"{side} {joint}": (sign * x, y) for joint, (x, y) in _SIDE.items()}
+    body = pd.read_csv(shipped("rest_pose.csv"), index_col="joint")
     names = [j.lower().replace("_", " ").replace("centre", "center") for j in skeleton.joints]
-    return np.array([place[n] for n in names]) if set(names) <= set(place) else None
+    return body.loc[names].to_numpy() if set(names) <= set(body.index) else None
 
 
 def rest_pose(skeleton: Skeleton) -> np.ndarray:
@@ -267,10 +237,8 @@ def _name_joints(axis: Axes, skeleton: Skeleton, points: np.ndarray) -> None:
     for j, (x, y) in enumerate(points):
         side = 1 if x > points[:, 0].mean() - 1e-6 else -1
         beside = side * (points[:, 0] - x)[np.abs(points[:, 1] - y) < 0.05]
-        near, far = (
-            ((beside > 0.02) & (beside < 0.12)).any(),
-            ((beside >= 0.12) & (beside < 0.3)).any(),
-        )
+        near = ((beside > 0.02) & (beside < 0.12)).any()
+        far = ((beside >= 0.12) & (beside < 0.3)).any()
         side, up = -side if far and not near else side, 4 if near or x == 0 else -3
         text = {"textcoords": "offset points", "fontsize": 6.5, "zorder": 6}
         text["ha"] = "left" if side > 0 else "right"
@@ -307,9 +275,8 @@ def pose(
         for xy, v in zip(p, value, strict=True):
             if v and np.issubdtype(value.dtype, np.integer):
                 shade = "black" if v > value.mean() else "white"
-                axis.annotate(
-                    str(v), xy, ha="center", va="center", fontsize=8, zorder=5, color=shade
-                )
+                look = {"ha": "center", "va": "center", "fontsize": 8, "zorder": 5}
+                axis.annotate(str(v), xy, color=shade, **look)
     if value is not None:
         figure.colours = 128
         figure.colorbar(dots, ax=axis, label=label, shrink=0.6, ticks=_ticks(value))
@@ -349,9 +316,7 @@ def strip(
     shown = [spread(len(c), frames) if isinstance(frames, int) else frames for c in clips.values()]
     masks, most = mask if isinstance(mask, list) else [mask] * len(clips), max(map(len, shown))
     wide, tall = (high[0] - low[0]) * most, high[1] - low[1]
-    scale = min(
-        (height - 0.7) / tall, 8.8 / wide
-    )  # inches per metre; no strip is wider than a page
+    scale = min((height - 0.7) / tall, 8.8 / wide)  # inches a metre; not wider than a page
     size = max(2.0, wide * scale + 0.8), len(clips) * (tall * scale + 0.7)
     figure = Picture(figsize=size, layout="constrained")
     figure.colours = 24  # three hues and their soft edges
@@ -434,11 +399,10 @@ def animate(
     titles = [titles] * len(clips) if isinstance(titles, str) else list(titles)
     points = np.concatenate([s.ravel() for s in staged(clips, skeleton, up)])
     whole = np.nan_to_num((1e4 * points).round(), nan=-32768).astype("<i2")
-    traits = player_traits(clips, titles, skeleton, MIDDLE) | {
-        "points": base64.b64encode(whole.tobytes()).decode(),
-        **{"fps": fps, "speed": 1, "size": size, "across": 0, "frame": 0, "playing": True},
-        **{"azimuth": azimuth, "elevation": elevation},
-    }
+    traits = player_traits(clips, titles, skeleton, MIDDLE)
+    traits |= {"fps": fps, "speed": 1, "size": size, "across": 0, "frame": 0, "playing": True}
+    traits |= {"azimuth": azimuth, "elevation": elevation}
+    traits |= {"points": base64.b64encode(whole.tobytes()).decode()}
     payload = json.dumps(traits).replace("<", "\\u003c")
     name = "clip-" + hashlib.sha1(payload.encode(), usedforsecurity=False).hexdigest()[:10]
     script = static("drawing.js", "player.js", "page.js")
@@ -476,13 +440,6 @@ def heatmap(
     return figure
 
 # %% ../../nbs/handbook/viz/01_draw.ipynb #356ea39a
-def without_walk(skeleton: Skeleton, hidden: np.ndarray, seeds: Any, n: int = 2) -> np.ndarray:
-    """Which of the `hidden` (V,) joints no walk of `n` steps joins to a seed: a mask hides these at random, for want of others, (V,) bool."""
-    return np.asarray(hidden, bool) & (
-        adjacency_power(skeleton, n)[list(seeds)].sum(0).numpy() == 0
-    )
-
-
 VISIBLE = "#56B4E9"  # what the encoder sees of a masked clip
 
 
@@ -503,7 +460,7 @@ def masked(
     temporal: np.ndarray | None = None,
     frames: int = 8,
     title: str = "",
-    seeds: tuple[int, ...] | None = None,
+    seeds: Sequence[int] = (),
     n: int = 2,
     **view: Any,
 ) -> Figure:
@@ -522,7 +479,11 @@ def masked(
     spatial = np.zeros(V, bool) if spatial is None else np.asarray(spatial, bool)
     temporal = np.zeros(T, bool) if temporal is None else np.asarray(temporal, bool)
     cells = spatial[:, None] | temporal[None]  # (V, T)
-    by_chance = without_walk(skeleton, spatial, seeds, n) if seeds else np.zeros(V, bool)
+    by_chance = np.zeros(V, bool)
+    if seeds:  # a joint that no walk reaches was taken for want of others
+        by_chance = (
+            spatial & (walk_scores(skeleton, torch.tensor([list(seeds)]), n)[0] == 0).numpy()
+        )
     figure = Picture(figsize=(9, 2.4 + 0.17 * V), layout="constrained")
     top, bottom = figure.subplots(2, 1, height_ratios=(1.8, 0.16 * V))
     flat, seen = looked_at(clip, skeleton, **view)
@@ -596,9 +557,8 @@ def scatter(
     for axis, (name, p) in zip(axes, points.items(), strict=True):
         x, y = np.asarray(p).T
         look = {"hue": labels, "style": labels, "palette": colour, "markers": marker}
-        sns.scatterplot(
-            x=x, y=y, ax=axis, s=24, alpha=0.8, linewidth=0, legend=axis is axes[0], **look
-        )
+        look |= {"s": 24, "alpha": 0.8, "linewidth": 0, "legend": axis is axes[0]}
+        sns.scatterplot(x=x, y=y, ax=axis, **look)
         axis.set(xticks=[], yticks=[], title=name, xlabel="t-SNE 1", ylabel="t-SNE 2")
     handles = axes[0].get_legend_handles_labels()[0]
     axes[0].get_legend().remove()

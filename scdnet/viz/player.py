@@ -113,16 +113,15 @@ class SkeletonPlayer(Pictured, AnyWidget):
         names, masks = _listed(titles, len(arrays), "titles"), _listed(masked, len(arrays), "masks")
         hidden = []
         for i, (clip, mask) in enumerate(zip(arrays, masks, strict=True)):
-            shape = len(clip), joints
+            shape, where = (len(clip), joints), f"player: clip {i}"
             if clip.shape[2] != joints:
-                raise InputError(
-                    f"player: clip {i} has {clip.shape[2]} joints, expected {joints}, the joints of skeleton {name!r}"
-                )
-            if mask is not None and np.shape(mask) != shape:
-                raise InputError(
-                    f"player: the mask of clip {i} has shape {np.shape(mask)}, expected {shape}, frames and joints"
-                )
-            hidden.append(np.zeros(shape, bool) if mask is None else np.asarray(mask, bool))
+                found = f"{clip.shape[2]} joints, expected {joints}, as skeleton {name!r} has"
+                raise InputError(f"{where} has {found}")
+            mask = np.zeros(shape, bool) if mask is None else np.asarray(mask, bool)
+            if mask.shape != shape:
+                found = f"shape {mask.shape}, expected {shape}, frames and joints"
+                raise InputError(f"{where}: its mask has {found}")
+            hidden.append(mask)
         self._arrays, self._hidden = arrays, hidden
         points = [s.astype("<f4").tobytes() for s in staged(arrays, self.skeleton, self.up)]
         rings = [h.tobytes() for h in hidden if any(one.any() for one in hidden)]
@@ -146,23 +145,17 @@ class SkeletonPlayer(Pictured, AnyWidget):
 
     def figure(self) -> Picture:
         """The static twin: eight frames of each clip, seen from where the player looks."""
-        titles = [clip["title"] or f"clip {i}" for i, clip in enumerate(self.clips, 1)]
-        if len(set(titles)) < len(titles):
+        titles = [clip["title"] for clip in self.clips]
+        if len(titles) > 1:
             titles = [f"{i}: {title}" for i, title in enumerate(titles, 1)]
-        if len(titles) == 1:
-            titles = [self.clips[0]["title"]]
-        return strip(
+        named, unit = (
             dict(zip(titles, self._arrays, strict=True)),
-            self.skeleton,
-            mask=self._hidden,
-            unit="pixels" if self.up == "-y" else "m",
-            **self.view(),
+            "pixels" if self.up == "-y" else "m",
         )
+        return strip(named, self.skeleton, mask=self._hidden, unit=unit, **self.view())
 
     def __repr__(self) -> str:
         titles = ", ".join(clip["title"] for clip in self.clips if clip["title"])
         count = f"{len(self.clips)} clip{'s' * (len(self.clips) != 1)}"
-        about = (
-            f"{type(self).__name__} of {count} ({self.skeleton.name}){': ' * bool(titles)}{titles}"
-        )
+        about = f"{type(self).__name__} of {count} ({self.skeleton.name}) {titles}".strip()
         return about if len(about) < 100 else about[:97] + "..."

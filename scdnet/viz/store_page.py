@@ -15,17 +15,8 @@ import seaborn as sns
 
 from ..data.skeleton import Skeleton
 from ..data.store import SkeletonStore
-from scdnet.data.summary import (
-    Missing,
-    clip_table,
-    doubts,
-    facts,
-    flat,
-    guess_up,
-    left_out,
-    missing_joints,
-    samples,
-)
+from ..data import summary
+from ..data.summary import Missing, clip_table, guess_up, left_out, missing_joints
 from ..utils.files import write_text
 from . import draw
 from .html import PARTS, image, page, table
@@ -73,15 +64,11 @@ def missing_figure(
 
 # %% ../../nbs/handbook/viz/05_store_page.ipynb #43254998
 def class_bars(rows: pd.DataFrame) -> str:
-    """The table of `clip_table` as HTML, with a bar for each class and split; the longest class fills it."""
-    splits, lines = [c.removesuffix(" train") for c in rows.columns[3::2]], []
-    for row in rows.to_dict("records"):
-        sides = [{side: row[f"{split} {side}"] for side in ("train", "test")} for split in splits]
-        lines.append(
-            (row, [s | {"neither": row["clips"] - sum(s.values())} for s in sides or [{}]])
-        )
-    neither = any(side["neither"] for _, sides in lines for side in sides)
-    return PARTS.classes(lines, splits, 100 / rows["clips"].max(), neither)
+    """The table of `clip_table` as HTML, with a bar behind each number of clips; the largest class fills its cell."""
+    look = {"color": "#a9c6de", "vmin": 0, "vmax": rows["clips"].max()}
+    styled = rows.style.hide().bar(subset=list(rows.columns[2:]), **look).set_uuid("classes")
+    styled = styled.format(escape="html").format_index(axis=1, escape="html")
+    return PARTS.table(styled.to_html(), "")
 
 # %% ../../nbs/handbook/viz/05_store_page.ipynb #0a09f6da
 def movement(
@@ -120,15 +107,10 @@ def _record(store: SkeletonStore) -> str:
     kept = {"scdnet": meta.get("scdnet"), "source": source}
     kept |= {"preparation": meta.get("preparation", {}), "digest": store.digest}
     rules = rules or [("no clip", 0)]
-    return (
-        table(pd.DataFrame(flat(kept), columns=["what", "value"]))
-        + table(pd.DataFrame(rules, columns=["left out", "clips"]))
-        + (
-            table(pd.DataFrame(bad, columns=["clip", "what is wrong"]), "From skipped.csv")
-            if bad
-            else ""
-        )
-    )
+    tables = table(pd.DataFrame(summary.flat(kept), columns=["what", "value"]))
+    tables += table(pd.DataFrame(rules, columns=["left out", "clips"]))
+    skipped = pd.DataFrame(bad, columns=["clip", "what is wrong"])
+    return tables + (table(skipped, "From skipped.csv") if bad else "")
 
 # %% ../../nbs/handbook/viz/05_store_page.ipynb #5bda6220
 FOOTER = "Written by scdnet inspect. SCD-Net: Wu et al., AAAI 2024."
@@ -155,25 +137,22 @@ def inspect_html(
     Path
         `path`.
     """
-    path, missing, chosen = Path(path), missing_joints(store), samples(store, seed)
+    path, missing, chosen = Path(path), missing_joints(store), summary.samples(store, seed)
     clips, names = list(chosen.values()), {}
-    up, rows = up or guess_up(clips, store.skeleton), facts(store, missing)
+    up, rows = up or guess_up(clips, store.skeleton), summary.facts(store, missing)
     for i, clip in chosen.items():
         names[f"{store.classes[store.labels[i]]} ({store.names[i]})"] = clip
     glance = pd.DataFrame(rows, columns=["what", "value"]).astype(str)
     half, classes = (len(rows) + 1) // 2, dict(rows)["classes"]
-    notes = "".join(f"Note: {doubt}. " for doubt in doubts(store))
+    cards = table(glance[:half]) + table(glance[half:])
+    notes = "".join(f"Note: {doubt}. " for doubt in summary.doubts(store))
     named = len(store.classes) - int(classes)
     lengths = image(length_figure(store), "How long the clips are", least=480)
     drag = "One clip of each of a few classes, up to 150 frames, 30 a second. Drag to turn."
     zero = f"Joints that are all zero while their person is there, in {missing.clips} clips."
     more = f"{named} more classes have a name but no clip." if named else ""
     sections = [
-        (
-            "At a glance",
-            notes,
-            f'<div class="cards">{table(glance[:half])}{table(glance[half:])}</div>',
-        ),
+        ("At a glance", notes, f'<div class="cards">{cards}</div>'),
         ("Some clips", drag, movement(names, store.skeleton, up, frames=6, size=210)),
         ("Lengths", "", lengths),
         ("Missing joints", zero, _joints(store, missing, clips, up)),
