@@ -50,7 +50,7 @@ def awake(store, stats):
     if stats == "sync":
         batches = state.batches
         state.model.query.double(), state.model.key.double()
-        state.query = average_gradients(state.model.query)
+        state.objective.query = average_gradients(state.model.query)
         state.batches = lambda step: Batch(
             *(x.double() if torch.is_tensor(x) else x for x in batches(step))
         )

@@ -203,7 +203,7 @@ def test_a_mannequin_writes_the_same_bytes_as_ever(kind, tmp_path):
 @pytest.mark.parametrize(
     "wrong, message",
     [
-        (dict(actions=(2, 5)), "A002 is not an action of the mannequin"),
+        (dict(actions=(2, 5)), "actions: no A002, expected some of A001, A003"),
         (dict(takes=7), "takes is '7'"),
         (dict(noise=-1), "noise is '-1'"),
         (dict(late="often"), "late is 'often'"),

@@ -201,43 +201,22 @@ def test_no_two_evaluations_share_a_file():
     assert len(names) == 2 * 2 * len(words) * len(options)
 
 
-def test_results_of_earlier_versions_are_read(tmp_path):
-    """Collections and evaluations of version 0.1, whose `seed` and `run` meant other things."""
+def test_the_shipped_results_are_collections_as_we_write_them(tmp_path):
     for path in shipped("results").glob("*.json"):
-        rows = json.loads(path.read_text())["results"]
         found = read_results(path)
-        assert [(one.top1, one.run, one.run_seed) for one in found] == [
-            (row["top1"], row["run"], row["run_seed" if "run_seed" in row else "seed"])
-            for row in rows
-        ]
-    old = {
-        "protocol": "linear",
-        "split": "xsub",
-        "top1": 50.0,
-        "top5": None,
-        "best_top1": 60.0,
-        "seed": 7,
-        "config": {"epochs": 3},
-        "store": {"name": "mine", "dataset": "", "digest": "d"},
-        "per_class": {"a": 50.0},
-        "confusion": {"a": {"a": 1, "b": 1}},
-    }
-    whole = old | {
-        "baselines": {"raw": old | {"top1": 40.0}},
-        "run": {"name": "r", "config": {"seed": 3}, "split": "xsub", "hours": 2.0},
-        "preset": None,
-        "hours": 0.1,
-        "command": "scdnet evaluate linear",
-    }
-    path = tmp_path / "old.json"
-    path.write_text(json.dumps(whole))
-    (result,) = read_results(path)
-    result = with_run(result, result.about)
-    assert (result.seed, result.run_seed, result.run, result.hours) == (7, 3, "r", 2.0)
-    assert (result.raw, result.baselines["raw"].top1, result.dataset) == (40.0, 40.0, "mine")
-    write_results(tmp_path / "new.json", [result])
+        write_results(tmp_path / path.name, found)
+        assert found and (tmp_path / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_collection_keeps_what_fits_in_a_table(tmp_path):
+    one = Result("linear", "xsub", 50.0, store={"name": "mine"}, per_class={"a": 50.0})
+    whole = Result.beside({"pretrained": one, "raw": replace(one, top1=40.0)})
+    about = {"name": "r", "config": {"seed": 3}, "split": "xsub", "hours": 2.0}
+    whole = with_run(replace(whole, seed=7), about)
+    write_results(tmp_path / "new.json", [whole])
     (again,) = read_results(tmp_path / "new.json")
-    assert (again.run_seed, again.raw, again.run, again.setting) == (3, 40.0, "r", "")
+    assert (again.seed, again.run_seed, again.raw, again.run) == (7, 3, 40.0, "r")
+    assert not again.store and not again.per_class and not again.baselines
 
 
 @pytest.mark.parametrize(

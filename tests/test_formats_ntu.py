@@ -430,4 +430,6 @@ def test_a_changed_byte_is_named_or_read_as_python_reads_it(changes):
         return
     lines = [line.split() for line in bytes(data).removeprefix(b"\xef\xbb\xbf").split(b"\n")]
     points = [[float(word) for word in line[:3]] for line in lines if len(line) >= 12]
-    np.testing.assert_array_equal(frames[frames.any(axis=-1)], np.float32(points)[np.any(points, 1)])
+    np.testing.assert_array_equal(
+        frames[frames.any(axis=-1)], np.float32(points)[np.any(points, 1)]
+    )

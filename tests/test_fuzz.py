@@ -439,7 +439,7 @@ def test_run(home):
 
 def test_checkpoint(home):
     """Half of the damage is sealed with digests that fit, as somebody who means harm would do it."""
-    from scdnet.training.checkpoint import _digest
+    from scdnet.training.checkpoint import Checkpoints, _digest
     from scdnet.training.pretrain import Trainer
     from scdnet.utils.files import digest
 
@@ -457,7 +457,7 @@ def test_checkpoint(home):
                 seals["numbers"] = _digest(numbers)
                 at.write_text(json.dumps(numbers | {"digests": seals}))
         with contextlib.redirect_stderr(io.StringIO()):
-            return state.load(folder / last.parent)
+            return Checkpoints(folder / last.parent).load(state)
 
     check(home, [str(last / name) for name in ("state.json", *names)], read)
 

@@ -15,6 +15,7 @@ from scdnet.evaluation.baselines import evaluate
 from scdnet.evaluation.linear import linear_config
 from scdnet.evaluation.features import features
 from scdnet.training.batches import Batches
+from scdnet.training.checkpoint import Checkpoints
 from scdnet.training.pretrain import Trainer, pretrain
 from scdnet.training.run import load_encoder
 
@@ -127,7 +128,7 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(store, tmp_path):
     wanted = replace(CUDA, epochs=4, save_every=2, deterministic=True)
     whole = pretrain(store, "half", wanted, tmp_path / "whole", progress=False)
     state = Trainer(wanted, store, store.split("half")[0])
-    assert state.load(whole / "checkpoint") and state.steps_done == state.steps
+    assert Checkpoints(whole / "checkpoint").load(state) and state.steps_done == state.steps
     pretrain(store, "half", wanted, tmp_path / "cut", progress=False)
     for late in sorted((tmp_path / "cut/checkpoint").glob("step-*"))[1:]:
         for file in late.iterdir():

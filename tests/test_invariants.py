@@ -16,6 +16,23 @@ import torch
 from hypothesis import HealthCheck, given, settings, strategies as st
 from small import TINY, random_walks
 
+from scdnet.data.layouts import KINECT20, NTU25
+from scdnet.data.mannequin.pku_files import video_text
+from scdnet.data.readers import pku
+from scdnet.data.readers.arrays import unpad
+from scdnet.data.readers.base import Entry
+from scdnet.data.readers.npz import read_npy
+from scdnet.data.readers.ntu import read_skeleton
+from scdnet.data.readers.pickles import load_pickle
+from scdnet.data.skeleton import Skeleton
+from scdnet.data.store import SkeletonStore
+from scdnet.evaluation.few_labels import read_draws, write_draws
+from scdnet.model.encoder import EncoderConfig, scd_encoder
+from scdnet.training.loss import Queue, info_nce
+from scdnet.training.official import import_official, read_checkpoint  # noqa: F401  (nbs/33 takes a model apart and reads it back)
+from scdnet.training.pretrain import pretrain
+from scdnet.training.run import Run, load_encoder
+from scdnet.utils.files import digest, parse_json, read_json, write_json
 from scdnet.views.config import (
     ClipFormat,
     Masking,
@@ -24,25 +41,8 @@ from scdnet.views.config import (
     random_crops,
     view_chain,
 )
-from scdnet.views.transforms import Flip, Rotate, center_crop, crop, resize, to_stream
-from scdnet.training.loss import Queue, info_nce
-from scdnet.model.encoder import EncoderConfig, scd_encoder
-from scdnet.utils.files import digest, parse_json, read_json, write_json
-from scdnet.evaluation.few_labels import read_draws, write_draws
-from scdnet.data.readers import pku
-from scdnet.data.readers.arrays import unpad
-from scdnet.data.readers.npz import read_npy
-from scdnet.data.readers.pickles import load_pickle
-from scdnet.data.readers.base import Entry
-from scdnet.data.readers.ntu import read_skeleton
 from scdnet.views.masks import hide, spatial_mask, temporal_mask
-from scdnet.training.official import import_official, read_checkpoint  # noqa: F401  (nbs/33 takes a model apart and reads it back)
-from scdnet.training.pretrain import pretrain
-from scdnet.training.run import Run, load_encoder
-from scdnet.data.layouts import KINECT20, NTU25
-from scdnet.data.skeleton import Skeleton
-from scdnet.data.store import SkeletonStore
-from scdnet.data.mannequin.pku_files import video_text
+from scdnet.views.transforms import Flip, Rotate, center_crop, crop, resize, to_stream
 
 few = settings(
     max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
@@ -64,7 +64,7 @@ def clips_of(seed, skeleton, count=3, frames=20, persons=2, coords=3):
 
 def lengths_of(clips, skeleton):
     """Lengths of all bones, (N, T, B, M)."""
-    child, parent = zip(*skeleton.bones)
+    child, parent = zip(*skeleton.bones, strict=True)
     return (clips[:, :, :, list(child)] - clips[:, :, :, list(parent)]).norm(dim=1)
 
 
@@ -157,9 +157,10 @@ def read_of_arrays_pickles_and_json_is_what_was_written(tmp_path):
             pickle.dumps({"a": [array, ("é", 3, None, 1.5, b"\xff")]}, protocol)
         )
         back = load_pickle(Entry(str(tmp_path / "a.pkl")))["a"]
+        # NumPy turns the bytes around as it reads a pickle, but not as it reads a file
         for found in (read_npy((tmp_path / "a.npy").read_bytes(), ""), back[0]):
             assert (
-                (found.dtype == array.dtype or not array.size)
+                found.dtype.newbyteorder("=") == array.dtype.newbyteorder("=")
                 and found.shape == array.shape
                 and (found == array).all()
             )
@@ -198,7 +199,7 @@ def read_of_a_layout_is_what_was_written(tmp_path):
             "mine",
             tuple(f"j{i}" for i in range(size)),
             tuple((i, int(rng.integers(i))) for i in range(1, size)),
-            tuple(zip(order[0 : size - 1 : 2], order[1:size:2])),
+            tuple(zip(order[0 : size - 1 : 2], order[1:size:2], strict=True)),
             order[0],
         )
         assert Skeleton.from_dict(json.loads(json.dumps(layout.to_dict()))) == layout
@@ -222,7 +223,10 @@ def read_of_a_run_is_what_was_written(tmp_path):
             TINY.encoder.frames,
         )
         assert (
-            all((a == b).all() for a, b in zip(encoder(clips), load_encoder(run)(clips)))
+            all(
+                (a == b).all()
+                for a, b in zip(encoder(clips), load_encoder(run)(clips), strict=True)
+            )
             and digest(run / "encoder.safetensors") == before
         )
     draws = [np.arange(0, 8), np.arange(8, 16)]
@@ -500,7 +504,7 @@ def encoders_do_not_mind_the_order_of_the_batch(tmp_path):
         with torch.no_grad():
             for encoder in made:
                 for all_, mixed, alone in zip(
-                    encoder(clips), encoder(clips[order]), encoder(clips[:1])
+                    encoder(clips), encoder(clips[order]), encoder(clips[:1]), strict=True
                 ):
                     torch.testing.assert_close(mixed, all_[order], rtol=1e-4, atol=1e-5)
                     torch.testing.assert_close(alone, all_[:1], rtol=1e-4, atol=1e-5)

@@ -173,7 +173,11 @@ def test_killed_at_a_rename(overwrite, number, before, clips, tmp_path):
     child.join()
     assert child.exitcode == -signal.SIGKILL
     assert clips == (len(SkeletonStore.open(out, check_digest=True)) if out.exists() else None)
-    found = {len(SkeletonStore.open(path, check_digest=True)) for path in tmp_path.glob("*store*") if path.is_dir()}
+    found = {
+        len(SkeletonStore.open(path, check_digest=True))
+        for path in tmp_path.glob("*store*")
+        if path.is_dir()
+    }
     assert found == ({2, 3} if overwrite else {3})
     assert len(prepare(new, out, overwrite=True, progress=False)) == 3
 

@@ -3,7 +3,9 @@
 import json
 import os
 import signal
+import subprocess
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,7 +20,7 @@ from scdnet.training.moco import MomentumContrast
 from scdnet.training.pretrain import build_model, pretrain
 from scdnet.training.run import Run, load_encoder, run_changes
 from scdnet.utils.files import InputError
-from scdnet.utils.machine import main_memory
+from scdnet.utils.machine import check_memory, commit
 from scdnet.utils.records import from_dict
 
 CONFIG = replace(TINY, epochs=3)  # nine steps
@@ -218,5 +220,12 @@ def test_a_system_that_does_not_tell_its_memory(store, monkeypatch):
     with pytest.raises(InputError, match="expected less than the .* GB of this machine"):
         build_model(big, *layout)
     monkeypatch.delattr(os, "sysconf")
-    assert main_memory() is None
+    check_memory(lambda: pytest.fail("nothing to compare with"))
     build_model(CONFIG, *layout)
+
+
+def test_the_commit_of_this_checkout():
+    """It is that of the folder that holds the package, not of the package's own."""
+    git = ["git", "-C", str(Path(__file__).parents[1]), "rev-parse", "HEAD"]
+    done = subprocess.run(git, capture_output=True, text=True)
+    assert commit() == (done.stdout.strip() or None)

@@ -23,6 +23,7 @@ from scdnet.data.layouts import KINECT20
 from scdnet.data.mannequin.ntu_files import synthesize
 from scdnet.data.mannequin.perform import MannequinConfig
 from scdnet.data.store import SkeletonStore
+from scdnet.training.checkpoint import Checkpoints
 from scdnet.training.pretrain import Trainer, pretrain
 from scdnet.utils.files import InputError
 
@@ -234,7 +235,7 @@ def test_stopped_after_every_step(store, whole, tmp_path, monkeypatch, caplog):
         ]
     with caplog.at_level("INFO", logger="scdnet"):
         pretrain(store, "half", CONFIG, tmp_path / "run", resume=True, progress=False)
-    assert "finished already, after step 9" in caplog.text
+    assert "going on after step 9 of 9" in caplog.text
     assert jobs.metrics(tmp_path / "run") == jobs.metrics(whole) and len(jobs.metrics(whole)) == 3
     assert (tmp_path / "run/encoder.safetensors").read_bytes() == (
         whole / "encoder.safetensors"
@@ -277,25 +278,24 @@ def test_two_ranks_stop_at_one_step_and_go_on(store, tmp_path):
 
 @pytest.mark.parametrize("name", ["state.json", "model.safetensors", "optimizer.safetensors"])
 def test_one_changed_bit_is_found(name, store, whole, tmp_path, caplog):
-    state = Trainer(CONFIG, store, store.split("half")[0])
-    state.save(tmp_path)
+    state, checkpoints = Trainer(CONFIG, store, store.split("half")[0]), Checkpoints(tmp_path)
+    checkpoints.save(state)
     state.step()
-    newest = state.save(tmp_path)
+    newest = checkpoints.save(state)
     content = bytearray((newest / name).read_bytes())
     at = content.index(b'"steps_done": 1') + 14 if name == "state.json" else len(content) - 5
     content[at] ^= 2  # 1 becomes 3
     (newest / name).write_bytes(content)
-    assert state.load(tmp_path) and state.steps_done == 0
+    assert checkpoints.load(state) and state.steps_done == 0
     assert f"{newest}: is damaged" in caplog.text
     state.step()
     state.step()
-    assert state.save(tmp_path).name == "step-00000002" and sorted(os.listdir(tmp_path)) == [
-        "step-00000001",
-        "step-00000002",
-    ]
-    (newest / name).unlink()
-    (tmp_path / "step-00000002" / name).unlink()
-    assert not state.load(tmp_path)
+    assert checkpoints.save(state).name == "step-00000002"
+    kept = sorted(tmp_path.iterdir())  # the damaged one is gone, the one that was loaded is not
+    assert [path.name for path in kept] == ["step-00000000", "step-00000002"]
+    for path in kept:
+        (path / name).unlink()
+    assert not checkpoints.load(state)
 
 
 def test_overwriting_a_run_keeps_what_is_not_its_own(store, tmp_path, capsys):

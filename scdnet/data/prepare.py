@@ -16,6 +16,7 @@ import threading
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,25 +40,20 @@ def find_format(entries: Sequence[Entry], name: str = "auto") -> Format:
     known = {format.name: format for format in formats()}
     if name != "auto":
         if name not in known:
-            raise InputError(
-                f"format {name!r}: unknown, expected auto or one of {', '.join(known)}"
-            )
+            raise InputError(f"format {name!r}: unknown, expected auto, {', '.join(known)}")
         return known[name]
     found = [format for format in known.values() if any(map(format.recognise, entries))]
     if len(found) == 1:
         return found[0]
-    where = _place(entries)
+    where, names = _place(entries), ", ".join(format.name for format in found)
     if found:
-        names = ", ".join(format.name for format in found)
-        raise InputError(
-            f"{where}: files of several formats ({names}), expected one; give --format"
-        )
+        raise InputError(f"{where}: files of several formats ({names}), give one by --format")
     if set(FILES[:3]) <= {entry.file for entry in entries}:
         raise InputError(f"{where}: a store, which is prepared already; expected recordings")
-    raise InputError(
-        f"{where}: no recordings among {len(entries)} file{'s' * (len(entries) > 1)} (such as {entries[0].file}), expected those of "
-        f"{', '.join(known)} (--format NAME says which files that one wants; your own skeletons: folder)"
-    )
+    hint = "--format NAME says which files that one wants; your own skeletons: folder"
+    among = f"{len(entries)} file{'s' * (len(entries) > 1)} (such as {entries[0].file})"
+    expected = f"expected those of {', '.join(known)} ({hint})"
+    raise InputError(f"{where}: no recordings among {among}, {expected}")
 
 
 def _place(entries: Sequence[Entry]) -> str:
@@ -74,10 +70,9 @@ def _work(format: str, tasks: list, scan: Scan) -> list[Result]:
     for task in tasks:
         try:
             clips: list[Clip | LeftOut] = read(task)
-            for clip in clips:
-                if isinstance(clip, Clip) and scan.normalise:
-                    if clip.frames.any() or not scan.keep_empty:
-                        clip.frames = preprocess(clip.frames, scan.skeleton, scan.persons)
+            for clip in clips if scan.normalise else ():
+                if isinstance(clip, Clip) and (clip.frames.any() or not scan.keep_empty):
+                    clip.frames = preprocess(clip.frames, scan.skeleton, scan.persons)
         except InputError as error:
             place = "" if task.label in str(error) else f"{task.label}: "
             clips = [LeftOut(task.name, task.label, f"{place}{error}", bad=True)]
@@ -182,11 +177,9 @@ def prepare(
         left_out = scan.left_out + left_out + twice
         _refuse_bad(left_out, on_error)
         if not tasks:
-            raise InputError(
-                f"{_place(entries)}: no clip to prepare, {len(left_out)} left out; expected {chosen.expects}"
-            )
-        writer = StoreWriter(folder, scan.skeleton, scan.persons, scan.coords)
-        try:
+            none = f"no clip to prepare, {len(left_out)} left out"
+            raise InputError(f"{_place(entries)}: {none}; expected {chosen.expects}")
+        with closing(StoreWriter(folder, scan.skeleton, scan.persons, scan.coords)) as writer:
             with tqdm(total=len(tasks), desc="prepare", unit="file", disable=not progress) as bar:
                 for results in _results(chosen.name, tasks, workers or _cores(), scan):
                     new = _write(writer, results)
@@ -194,9 +187,8 @@ def prepare(
                     left_out += new
                     bar.update(len(results))
             if not writer.rows:
-                raise InputError(
-                    f"no clip could be prepared, all {len(left_out)} were left out; the first: {left_out[0].reason}"
-                )
+                first = f"the first of {len(left_out)}: {left_out[0].reason}"
+                raise InputError(f"no clip could be prepared, {first}")
             _write_left_out(folder / "skipped.csv", left_out)
             by_rule = Counter(clip.reason for clip in left_out if not clip.bad)
             source = {
@@ -206,10 +198,9 @@ def prepare(
                 "left_out": dict(sorted(by_rule.items())),
                 "skipped": sum(clip.bad for clip in left_out),
             }
-            preparation = _preparation(scan)
-            writer.finish(scan.classes, scan.rule, scan.lists, source, preparation, dataset)
-        finally:
-            writer.close()
+            about = {"source": source, "preparation": _preparation(scan)}
+            named = {"dataset": dataset} if dataset else {}
+            writer.finish(scan.classes, scan.rule, scan.lists, named | about)
     return SkeletonStore.open(out)
 
 # %% ../../nbs/handbook/data/05_prepare.ipynb #f705f632
@@ -230,11 +221,9 @@ def _all_entries(sources: list, untrusted: list[LeftOut] | None) -> list[Entry]:
 def _check_options(chosen: Format, options: dict) -> dict:
     """The options, each of which the format must know."""
     known = list(inspect.signature(chosen.scan).parameters)[1:]
-    for key in options:
-        if key not in known:
-            raise InputError(
-                f"option {key!r}: unknown for the format {chosen.name}, expected {' or '.join(known) or 'none'}"
-            )
+    for key in set(options) - set(known):
+        expected = " or ".join(known) or "none"
+        raise InputError(f"option {key!r}: not of the format {chosen.name}, expected {expected}")
     return options
 
 

@@ -153,9 +153,8 @@ def preprocess(frames: np.ndarray, skeleton: Skeleton, persons: int = 2) -> np.n
         If no body is there in any frame, or a coordinate is not finite.
     """
     if not np.isfinite(frames).all():
-        raise InputError(
-            f"frame {np.argwhere(~np.isfinite(frames))[0, 0]} holds a number that is not finite"
-        )
+        frame = np.argwhere(~np.isfinite(frames))[0, 0]
+        raise InputError(f"frame {frame} holds a number that is not finite")
     kept = close_leading_gap(select_bodies(frames, persons))
     if not len(kept):
         raise InputError(f"no body in any of its {len(frames)} frames")

@@ -21,9 +21,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # %% ../../nbs/book/01_skeleton.ipynb #ba0127a0
-MOST_JOINTS = (
-    1000  # bodies with faces and fingers have some hundred; matrices have the square of it
-)
+# bodies with faces and fingers have some hundred joints; matrices have the square of it
+MOST_JOINTS = 1000
 
 
 def _whole(value: object) -> object:
@@ -84,10 +83,9 @@ class Skeleton:
         groups += [(f"limb {name!r}", joints) for name, joints in self.limbs or ()]
         for what, joints in groups:
             if max(joints, default=0) >= self.num_joints or len(set(joints)) < len(joints):
-                raise InputError(
-                    f"{where}: {what} is {', '.join(map(str, joints))}, "
-                    f"expected different joints from 0 to {self.num_joints - 1}"
-                )
+                found = f"{what} is {', '.join(map(str, joints))}"
+                expected = f"different joints from 0 to {self.num_joints - 1}"
+                raise InputError(f"{where}: {found}, expected {expected}")
 
     @property
     def num_joints(self) -> int:
@@ -103,9 +101,8 @@ class Skeleton:
     def index(self, joint: str) -> int:
         """Index of the joint called `joint`; InputError if there is none."""
         if joint not in self.joints:
-            raise InputError(
-                f"skeleton {self.name!r}: no joint {joint!r}, expected one of {', '.join(self.joints)}"
-            )
+            known = ", ".join(self.joints)
+            raise InputError(f"skeleton {self.name!r}: no joint {joint!r}, expected one of {known}")
         return self.joints.index(joint)
 
     def to_dict(self) -> dict:
@@ -119,9 +116,8 @@ class Skeleton:
         required = {f.name for f in fields(cls)[:5]}
         if not isinstance(layout, Mapping) or not required <= set(layout) <= set(names):
             found = ", ".join(map(str, layout)) if isinstance(layout, Mapping) else repr(layout)
-            raise InputError(
-                f"skeleton: found {found}; expected {', '.join(names[:5])} and perhaps {', '.join(names[5:])}"
-            )
+            expected = f"{', '.join(names[:5])} and perhaps {', '.join(names[5:])}"
+            raise InputError(f"skeleton: found {found}; expected {expected}")
         return cls(**layout)
 
 # %% ../../nbs/book/01_skeleton.ipynb #990dfac5

@@ -133,17 +133,16 @@ def doubts(store: SkeletonStore, most: int = 1000, seed: int = 0) -> list[str]:
         low = np.minimum(low, there.min(axis=0, initial=np.inf))
         high = np.maximum(high, there.max(axis=0, initial=-np.inf))
     odd = [f"coordinate {c + 1} is {low[c]:.4g} everywhere" for c in np.flatnonzero(low == high)]
-    if store.coords == 3 and not odd and 0 <= low[2] and high[2] <= 1:
-        if low[:2].min() < 0 or high[:2].max() > 1:
-            odd = ["coordinate 3 lies in 0 to 1"]
-    lines = [line for line in [unused_class(store.labels, store.classes)] if line]
+    inside = (low >= 0) & (high <= 1)
+    if store.coords == 3 and not odd and inside[2] and not inside[:2].all():
+        odd = ["coordinate 3 lies in 0 to 1"]
+    lines = [*filter(None, [unused_class(store.labels, store.classes)])]
     if loose := set(range(layout.num_joints)) - set(chain(*layout.bones)):
         lines.append(f"no bone touches {', '.join(layout.joints[j] for j in sorted(loose))}")
     if odd:
         ranges = ", ".join(f"{a:.4g} to {b:.4g}" for a, b in zip(low, high, strict=True))
-        lines.append(
-            f"coordinates range from {ranges}; {', '.join(odd)}, as a confidence score may, which is no coordinate"
-        )
+        score = f"{', '.join(odd)}, as a confidence score may, which is no coordinate"
+        lines.append(f"coordinates range from {ranges}; {score}")
     return lines
 
 # %% ../../nbs/handbook/data/06_summary.ipynb #e79f6099

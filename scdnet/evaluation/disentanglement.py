@@ -246,14 +246,13 @@ def probe_factors(
     half = half[np.argsort(subjects[half], kind="stable")]  # by person, each in random order
     people, halves, rows = _joined(clues, train), _joined(clues, half[::2]), []
     border = people["spatial"].shape[1]
+    across, within = (people, train, test, subjects), (halves, half[::2], half[1::2], None)
     for factor in FACTORS:
-        codes, *sides = people, train, test, subjects
-        if factor.name == "subject":
-            codes, *sides = halves, half[::2], half[1::2], None
+        codes, fit, judge, groups = within if factor.name == "subject" else across
         for clue, x in codes.items():
             parts = (slice(border), slice(border, None)) if clue == "both" else ()
             own = None if factor.bound else labels
-            value, chance, without = probe(x, table[factor.name], *sides, own, parts)
+            value, chance, without = probe(x, table[factor.name], fit, judge, groups, own, parts)
             rows.append((clue, factor.name, "probe", value, chance))
             known = max(0.0, knowledge(value, chance))
             for name, left in zip(("spatial", "temporal"), without, strict=False):

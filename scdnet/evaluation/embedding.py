@@ -110,8 +110,8 @@ class PairClues:
     labels: np.ndarray  # (N,) label of each clip shown
     spatial: np.ndarray  # (N, 2) t-SNE of the spatial clue
     temporal: np.ndarray  # (N, 2) t-SNE of the temporal clue
-    silhouette: tuple[float, float]  # in the spatial and the temporal clue itself, [-1, 1]
-    agreement: tuple[float, float]  # nearest neighbours of the same class, percent
+    silhouette: tuple[float, ...]  # in the spatial and the temporal clue itself, [-1, 1]
+    agreement: tuple[float, ...]  # nearest neighbours of the same class, percent
 
 
 def pair_clues(
@@ -157,5 +157,5 @@ def pair_clues(
         both, own = (spatial[chosen], temporal[chosen]), labels[chosen]
         maps = [tsne(clue, seed) for clue in both]
         apart, near = ([f(x, own) for x in both] for f in (silhouette, neighbour_agreement))
-        found.append(PairClues((int(a), int(b)), own, *maps, tuple(apart), tuple(near)))
+        found.append(PairClues((a, b), own, maps[0], maps[1], tuple(apart), tuple(near)))
     return found

@@ -54,20 +54,11 @@ def by_stream(runs: Sequence[Run | str | Path]) -> dict[str, Run]:
     ------
     InputError : if they are not one run of each stream, or differ in more than the stream and the seed.
     """
-    found: dict[str, Run] = {}
-    for run in map(Run.open, runs):
-        stream = run.config.stream
-        if stream in found:
-            raise InputError(
-                f"{run.path}: its stream is {stream}, as that of {found[stream].path}; expected one run of each of {', '.join(WEIGHTS)}"
-            )
-        found[stream] = run
-    if missing := [stream for stream in WEIGHTS if stream not in found]:
-        names = ", ".join(str(run.path) for run in found.values())
-        raise InputError(
-            f"{names}: no run of the stream {missing[0]}, expected one of each of {', '.join(WEIGHTS)}"
-        )
-    first, *others = found.values()
+    first, *others = opened = [Run.open(run) for run in runs]
+    found: dict[str, Run] = {run.config.stream: run for run in opened}
+    if len(opened) != len(WEIGHTS) or found.keys() != WEIGHTS.keys():
+        given = ", ".join(f"{run.path} ({run.config.stream})" for run in opened)
+        raise InputError(f"{given}: expected one run of each stream, {', '.join(WEIGHTS)}")
     for run in others:
         changes = run_changes(first.path, {**run.facts, "config": asdict(run.config)})
         free = ("--stream ", "--seed ")

@@ -112,13 +112,9 @@ class Batches:
 
 
 def _check_shares(config: PretrainConfig) -> None:
-    "InputError unless every rank gets as many clips of a batch, and enough of them."
-    each, rest = divmod(config.batch_size, world_size())
-    if rest:
+    "InputError unless every rank gets as many clips of a batch, and enough of them for batch normalisation."
+    ranks, least = world_size(), 2 if config.batch_stats == "local" else 1
+    if config.batch_size % ranks or config.batch_size < least * ranks:
         raise InputError(
-            f"batch_size is {config.batch_size}, expected a multiple of the {world_size()} ranks"
-        )
-    if each < 2 and config.batch_stats == "local":
-        raise InputError(
-            f"batch_size is {config.batch_size} for {world_size()} ranks, expected 2 or more for each: batch normalisation needs company"
+            f"batch_size is {config.batch_size}, expected a multiple of the {ranks} ranks, at least {least * ranks}"
         )

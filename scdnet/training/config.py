@@ -89,18 +89,15 @@ def learning_rate(optim: OptimConfig, progress: float) -> float:
     if progress < optim.warmup:
         return optim.lr * progress / optim.warmup
     if optim.schedule == "cosine":
-        return (
-            optim.lr * (1 + math.cos(math.pi * (progress - optim.warmup) / (1 - optim.warmup))) / 2
-        )
+        past = (progress - optim.warmup) / (1 - optim.warmup)  # of what follows the warm-up
+        return optim.lr * (1 + math.cos(math.pi * past)) / 2
     return optim.lr * 0.1 ** sum(progress >= drop for drop in optim.drops)
 
 # %% ../../nbs/handbook/training/01_config.ipynb #5566be60
 def build_optimizer(config: OptimConfig, module: nn.Module) -> torch.optim.Optimizer:
     """Optimiser of the parameters of a module that want a gradient."""
     parameters = [p for p in module.parameters() if p.requires_grad]
-    decay = config.weight_decay
+    rates = {"lr": config.lr, "weight_decay": config.weight_decay}
     if config.name == "adamw":
-        return torch.optim.AdamW(parameters, lr=config.lr, weight_decay=decay, fused=True)
-    return torch.optim.SGD(
-        parameters, lr=config.lr, momentum=config.momentum, weight_decay=decay, fused=True
-    )
+        return torch.optim.AdamW(parameters, **rates, fused=True)
+    return torch.optim.SGD(parameters, momentum=config.momentum, **rates, fused=True)

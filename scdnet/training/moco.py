@@ -8,6 +8,7 @@ __all__ = ['follow', 'MomentumContrast']
 # %% ../../nbs/book/09_moco.ipynb #5e9b5cc8
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +43,7 @@ class MomentumContrast(nn.Module):
     def __init__(
         self,
         encoder: nn.Module,
-        loss: Callable[..., Contrast] | None = None,
+        loss: Any = None,
         queue_size: int = 8192,
         momentum: float = 0.999,
         projection: int = 128,

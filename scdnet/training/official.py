@@ -10,7 +10,6 @@ import re
 import warnings
 import zipfile
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -18,9 +17,9 @@ from torch import Tensor
 from ..data.readers.npz import read_npy
 from ..data.skeleton import Skeleton
 from ..model.encoder import EncoderConfig, check_shapes, scd_encoder
-from .cross_domain import CrossDomainLoss
 from .moco import MomentumContrast
 from ..utils.files import InputError
+from ..views.transforms import Stream
 
 # %% ../../nbs/handbook/training/06_official.ipynb #84f77de1
 NAMES = {  # parts of our names -> parts of the official ones; {a|b}: the pieces of which one of our tensors consists
@@ -95,21 +94,15 @@ def read_config(old: dict[str, Tensor], heads: int = 8) -> EncoderConfig:
 
 
 def import_official(
-    old: dict[str, Tensor],
-    skeleton: Skeleton,
-    coords: int = 3,
-    momentum: float = 0.999,
-    temperature: float = 0.2,
-    heads: int = 8,
-    stream: Literal["joint", "bone", "motion"] = "joint",
+    old: dict[str, Tensor], skeleton: Skeleton, heads: int = 8, stream: Stream = "joint"
 ) -> MomentumContrast:
     """A model with the weights of an official state dict.
 
     Parameters
     ----------
     old : official names -> tensors.
-    skeleton : layout that the checkpoint was trained on.
-    coords, momentum, temperature, heads, stream : what the file does not hold.
+    skeleton : layout that the checkpoint was trained on, with three coordinates.
+    heads, stream : what the file does not hold.
 
     Raises
     ------
@@ -119,16 +112,16 @@ def import_official(
         config, (_, queue_size) = read_config(old, heads), old["s_queue"].shape
         joints = old["encoder_q.encoder.gcn_t.l1.gcn1.PA"].shape[-1]
         features = len(old["encoder_q.encoder.gcn_t.data_bn.weight"])
-        persons, rest = divmod(features, joints * coords)
+        persons, rest = divmod(features, joints * 3)
         if joints != skeleton.num_joints or rest or not 1 <= persons <= 64:
             raise InputError(
-                f"checkpoint: made for {joints} joints and {features} numbers a frame, expected {skeleton.num_joints} joints ({skeleton.name}) of {coords} coordinates"
+                f"checkpoint: made for {joints} joints and {features} numbers a frame, expected {skeleton.num_joints} joints ({skeleton.name}) of 3 coordinates"
             )
 
         def make() -> MomentumContrast:
-            encoder = scd_encoder(config, skeleton, persons, coords, stream)
-            loss = CrossDomainLoss(temperature=temperature)
-            return MomentumContrast(encoder, loss, queue_size, momentum, config.projection)
+            encoder = scd_encoder(config, skeleton, persons, stream=stream)
+            sizes = {"queue_size": queue_size, "projection": config.projection}
+            return MomentumContrast(encoder, **sizes)
 
         with torch.device("meta"):  # names without memory
             names = list(make().state_dict())
@@ -172,9 +165,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
             f"{path}: not a readable checkpoint ({' '.join(str(error).split())[:120]}), expected an .npz or what PyTorch 1.6 or newer saves"
         ) from None
     old = old.get("state_dict", old) if isinstance(old, dict) else old
-    if not isinstance(old, dict) or not all(
-        isinstance(n, str) and _plain(v) for n, v in old.items()
-    ):
+    if not isinstance(old, dict) or not all(map(_plain, old, old.values())):
         raise InputError(f"{path}: holds other things than tensors of numbers")
     _check_size(sum(value.nbytes for value in old.values()), most, path)
     return {name.removeprefix("module."): value for name, value in old.items()}
@@ -196,7 +187,8 @@ def _arrays(archive: zipfile.ZipFile, path: Path) -> dict[str, Tensor]:
     }
 
 
-def _plain(value: object) -> bool:
-    "Whether something is a tensor of numbers as training makes them."
-    dense = isinstance(value, Tensor) and value.layout == torch.strided
-    return dense and value.device.type == "cpu" and value.dtype in NUMBERS
+def _plain(name: object, value: object) -> bool:
+    "Whether these are a name and a tensor of numbers as training makes them."
+    if not isinstance(name, str) or not isinstance(value, Tensor) or value.dtype not in NUMBERS:
+        return False
+    return value.layout == torch.strided and value.device.type == "cpu"

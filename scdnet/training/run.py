@@ -14,8 +14,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
@@ -32,9 +33,6 @@ from ..utils.machine import commit, find_device, machine
 from ..utils.records import Result, from_dict, read_results
 from ..utils.seeds import seed_of
 from ..views.config import ClipFormat
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 # %% ../../nbs/handbook/training/05_run.ipynb #4fafb028
 WEIGHTS = "initial.safetensors", "encoder.safetensors"  # before the first step, after the last
@@ -53,13 +51,14 @@ def describe(
 
     Parameters
     ----------
-    parts : name -> what was passed to `pretrain` in place of the usual part; the name of its class is recorded.
+    parts : name -> what was passed to `pretrain` in place of the usual part, or None; the name of its class is recorded.
     """
+    own = {name: part for name, part in (parts or {}).items() if part is not None}
     return {
         "preset": preset,
         "split": split or "",
         "config": asdict(config),
-        "passed_in": {name: type(part).__qualname__ for name, part in (parts or {}).items()},
+        "passed_in": {name: type(part).__qualname__ for name, part in own.items()},
         "skeleton": store.skeleton.to_dict(),
         "persons": store.persons,
         "coords": store.coords,
@@ -70,14 +69,14 @@ def describe(
     }
 
 
-def read_config(run: str | Path) -> dict:
+def read_config(run: str | Path) -> dict[str, Any]:
     """Content of a run's `config.json`; FileNotFoundError or InputError if it is no run."""
     path = Path(run) / "config.json"
     if not Path(run).exists():
         raise FileNotFoundError(f"{run}: no such folder, expected a run")
     if not path.is_file():
         raise FileNotFoundError(f"{run}: not a run, there is no config.json in it")
-    content = read_json(path)
+    content: Any = read_json(path)
     for name in ("config", "skeleton", "persons", "coords"):
         if not isinstance(content, dict) or name not in content:
             raise InputError(f"{path}: not a run's configuration, expected a field {name!r}")
@@ -121,64 +120,30 @@ class Run:
     @classmethod
     def open(cls, path: "str | Path | Run") -> "Run":
         """The run in a folder; a run is returned as it is."""
-        return path if isinstance(path, cls) else cls(path)
+        return path if isinstance(path, Run) else cls(path)
 
     def encoder(self, device: str = "cpu", encoder: nn.Module | None = None) -> nn.Module:
         """The pretrained encoder; see `load_encoder`."""
-        return self._load("encoder.safetensors", device, encoder)
+        return _load(self, "encoder.safetensors", device, encoder)
 
     def initial(self, device: str = "cpu", encoder: nn.Module | None = None) -> nn.Module:
         """The encoder as it was before the first step; parameters as in `load_encoder`."""
-        return self._load("initial.safetensors", device, encoder)
+        return _load(self, "initial.safetensors", device, encoder)
 
     def results(self) -> list[Result]:
         """What the protocols have measured: the results in `eval/`."""
         files = sorted(self.path.glob("eval/*.json"))
         return [result for path in files for result in read_results(path)]
 
-    def metrics(self) -> "pd.DataFrame":
-        """The training curve, a row for each epoch: epoch, step, loss (nats), accuracy (0 to 1), lr, clips_per_second, seconds."""
-        import pandas as pd
-
-        return pd.DataFrame([line for line in self._lines() if "epoch" in line])
+    def metrics(self) -> pd.DataFrame:
+        """The training curve, a row for each epoch: epoch, step, loss (nats), accuracy (0 to 1), gradient (norm), seconds, clips_per_second."""
+        return pd.DataFrame([x for x in read_metrics(self.path / "metrics.jsonl") if "epoch" in x])
 
     def starts(self) -> list[dict]:
         """Each start of the run: the step after which it went on, the number of ranks, the machine."""
-        return [line for line in self._lines() if "ranks" in line]
+        return [line for line in read_metrics(self.path / "metrics.jsonl") if "ranks" in line]
 
-    def _lines(self) -> list[dict]:
-        return read_metrics(self.path / "metrics.jsonl")
-
-    def _load(self, name: str, device: str, encoder: nn.Module | None) -> nn.Module:
-        "An encoder with the weights in one of the run's files."
-        path, own = self.path / name, self.facts.get("passed_in", {}).get("encoder")
-        if own and encoder is None:
-            raise InputError(
-                f"{self.path}: was trained with an encoder that was passed in, of class {own}; pass one of that class, as in load_encoder(run, encoder=...)"
-            )
-        form, config = self.format, self.config.encoder
-
-        def make():
-            return encoder or scd_encoder(config, form.skeleton, form.persons, form.coords)
-
-        with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they are
-            if path.is_file():
-                found = _shapes(path)
-                expected = "that config.json describes" if encoder is None else "that was passed in"
-                check_shapes(make, found, f"{path}: does not hold the encoder {expected}")
-            elif name == "encoder.safetensors":
-                raise FileNotFoundError(f"{path}: no such file, has the run finished?")
-            torch.manual_seed(seed_of(self.config.seed, 0, 2))  # runs from before there was a file
-            made = make()
-        if path.is_file():
-            weights = load_file(path)
-            if not all(value.isfinite().all() for value in weights.values()):
-                raise InputError(f"{path}: holds numbers that are not finite")
-            made.load_state_dict(weights)
-        made.format = form
-        return made.to(find_device(device)).eval()
-
-
+# %% ../../nbs/handbook/training/05_run.ipynb #runload2
 def load_encoder(
     run: "str | Path | Run", device: str = "cpu", encoder: nn.Module | None = None
 ) -> nn.Module:
@@ -205,6 +170,35 @@ def save_encoder(encoder: nn.Module, run: Path, name: str = "encoder.safetensors
     """Write the weights of an encoder into the folder of a run, whole or not at all."""
     state = encoder.state_dict().items()
     write_bytes(run / name, save({key: value.cpu().contiguous() for key, value in state}))
+
+# %% ../../nbs/handbook/training/05_run.ipynb #runload3
+def _load(run: Run, name: str, device: str, encoder: nn.Module | None) -> nn.Module:
+    "An encoder with the weights in one of the run's files."
+    path, own, form = run.path / name, run.facts.get("passed_in", {}).get("encoder"), run.format
+    if own and encoder is None:
+        raise InputError(
+            f"{run.path}: was trained with an encoder that was passed in, of class {own}; pass one of that class, as in load_encoder(run, encoder=...)"
+        )
+    if not path.is_file() and name == "encoder.safetensors":
+        raise FileNotFoundError(f"{path}: no such file, has the run finished?")
+
+    def make() -> nn.Module:
+        config = run.config.encoder
+        return encoder or scd_encoder(config, form.skeleton, form.persons, form.coords)
+
+    with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they are
+        if path.is_file():
+            expected = "that config.json describes" if encoder is None else "that was passed in"
+            check_shapes(make, _shapes(path), f"{path}: does not hold the encoder {expected}")
+        torch.manual_seed(seed_of(run.config.seed, 0, 2))  # runs from before there was a file
+        made = make()
+    if path.is_file():
+        weights = load_file(path)
+        if not all(value.isfinite().all() for value in weights.values()):
+            raise InputError(f"{path}: holds numbers that are not finite")
+        made.load_state_dict(weights)
+    made.format = form
+    return made.to(find_device(device)).eval()
 
 
 def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
@@ -268,7 +262,7 @@ def open_run(
     resume: bool,
     overwrite: bool,
     stack: contextlib.ExitStack,
-) -> tuple[bool, bool]:
+) -> bool:
     """Make the folder of a run, or find the one to go on with, and hold it until `stack` closes.
 
     Parameters
@@ -279,7 +273,7 @@ def open_run(
 
     Returns
     -------
-    Whether to resume, and whether there is a run to resume.
+    Whether there is a run to go on with.
     """
     begun, launched = (out / "config.json").is_file(), launch()
     if begun and launched and restarted():
@@ -294,9 +288,9 @@ def open_run(
         check_same(out, now)
         for left in (*out.glob(".*.partial"), *out.glob("checkpoint/.*.partial*")):
             shutil.rmtree(left) if left.is_dir() else left.unlink()  # of a process that was killed
-        return True, True
+        return True
     with new_folder(out, overwrite=overwrite or resume, holds=RUN_FILES) as new:
         write_json(new / "config.json", now | ({"launch": launched} if launched else {}))
         save_encoder(encoder, new, "initial.safetensors")
     stack.enter_context(alone_in(out))
-    return resume, False
+    return False

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['rank', 'world_size', 'is_first', 'launched', 'joined', 'check_device', 'share', 'gather', 'mean', 'average_gradients',
-           'once', 'SumOverRanks', 'SyncedBatchNorm', 'synchronise', 'speak_as_one', 'launch', 'restarted']
+           'once', 'SyncedBatchNorm', 'synchronise', 'speak_as_one', 'launch', 'restarted']
 
 # %% ../../nbs/handbook/utils/03_distributed.ipynb #ab98a2c8
 import contextlib
+import functools
 import io
 import os
 import platform
@@ -20,7 +21,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx
+from torch.distributed.nn.functional import all_reduce
 from torch.nn.parallel import DistributedDataParallel
 
 from .files import InputError
@@ -43,14 +44,9 @@ def is_first() -> bool:
 
 def launched() -> bool:
     """Whether the environment says that this process is one of several, as torchrun's does."""
-    return {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys() and int(
-        os.environ["WORLD_SIZE"]
-    ) > 1
+    return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", 1)) > 1
 
 # %% ../../nbs/handbook/utils/03_distributed.ipynb #2f7b922f
-_meeting = None  # the key-value store by which the ranks met
-
-
 @contextlib.contextmanager
 def joined() -> Iterator[None]:
     """Inside the body the processes that torchrun started work together; without effect where there is one.
@@ -62,9 +58,9 @@ def joined() -> Iterator[None]:
     if not launched() or world_size() > 1:
         yield
         return
-    cuda = torch.cuda.is_available()
-    if cuda and _local_rank() < torch.cuda.device_count():
-        torch.cuda.set_device(_local_rank())
+    cuda, place = torch.cuda.is_available(), int(os.environ.get("LOCAL_RANK", 0))
+    if cuda and place < torch.cuda.device_count():
+        torch.cuda.set_device(place)
     try:
         number, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         dist.init_process_group(
@@ -82,17 +78,12 @@ def joined() -> Iterator[None]:
     dist.destroy_process_group()  # after an error it could wait for the others; the process ends anyway
 
 
+@functools.cache
 def _meet() -> dist.Store:
     "The store by which the ranks meet; torchrun's outlives a restart, so each start writes below a name of its own."
-    global _meeting
-    if _meeting is None:
-        start = f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)} of {os.environ['WORLD_SIZE']} ranks"
-        _meeting = dist.PrefixStore(start, next(dist.rendezvous("env://"))[0])
-    return _meeting
-
-
-def _local_rank() -> int:
-    return int(os.environ.get("LOCAL_RANK", os.environ.get("RANK", 0)))
+    restarts, ranks = os.environ.get("TORCHELASTIC_RESTART_COUNT", 0), os.environ["WORLD_SIZE"]
+    store = next(dist.rendezvous("env://"))[0]
+    return dist.PrefixStore(f"start {restarts} of {ranks} ranks", store)
 
 
 def _lost(error: RuntimeError) -> bool:
@@ -104,15 +95,10 @@ def _lost(error: RuntimeError) -> bool:
 
 def check_device(device: torch.device) -> None:
     """InputError if the ranks of this machine cannot have a GPU each."""
-    here, found = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
-    if world_size() == 1 or device.type != "cuda":
-        return
-    if here > found:
-        raise InputError(
-            f"device {device}: {here} ranks on a machine with {found} GPUs, expected one for each"
-        )
-    if here > 1 and device.index is not None:
-        raise InputError(f"device {device}: {here} ranks cannot share it, expected cuda")
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    found = torch.cuda.device_count() if device.index is None else 1
+    if world_size() > 1 and device.type == "cuda" and here > found:
+        raise InputError(f"device {device}: {found} GPUs for {here} ranks, expected one for each")
 
 # %% ../../nbs/handbook/utils/03_distributed.ipynb #39e09b43
 def share(total: int, number: int | None = None) -> slice:
@@ -187,24 +173,6 @@ def once(action: Callable[[], _T]) -> _T:
     return box[0]
 
 # %% ../../nbs/handbook/utils/03_distributed.ipynb #cc0abe1b
-class SumOverRanks(torch.autograd.Function):
-    """Sum over ranks, and so is the gradient: `torch.distributed.all_reduce` has none."""
-
-    @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor) -> Tensor:
-        return _summed(x)
-
-    @staticmethod
-    def backward(ctx: FunctionCtx, grad: Tensor) -> Tensor:
-        return _summed(grad)
-
-
-def _summed(x: Tensor) -> Tensor:
-    total = x.detach().clone(memory_format=torch.contiguous_format)
-    dist.all_reduce(total)
-    return total
-
-
 class SyncedBatchNorm(nn.modules.batchnorm._BatchNorm):
     """Batch normalisation over the batches of all ranks, which have the same shape."""
 
@@ -216,9 +184,9 @@ class SyncedBatchNorm(nn.modules.batchnorm._BatchNorm):
         if not self.training:
             return super().forward(x)
         flat = x.to(self.weight.dtype).transpose(0, 1).flatten(1)  # (C, values)
-        mean = SumOverRanks.apply(flat.mean(1)) / world_size()
+        mean = all_reduce(flat.mean(1)) / world_size()
         centred = flat - mean[:, None]
-        var = SumOverRanks.apply(centred.square().mean(1)) / world_size()
+        var = all_reduce(centred.square().mean(1)) / world_size()
         scale = self.weight * torch.rsqrt(var + self.eps)
         with torch.no_grad():  # running statistics, as PyTorch keeps them
             self.num_batches_tracked += 1
@@ -252,9 +220,7 @@ def speak_as_one(command: Callable[[], int]) -> int:
     number, said, store = int(os.environ["RANK"]), io.StringIO(), _meet()
     with contextlib.ExitStack() as stack:
         if number:
-            stack.enter_context(
-                contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w")))
-            )
+            stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
             stack.enter_context(contextlib.redirect_stderr(said))
         code = command()
     with contextlib.suppress(RuntimeError):  # the store may be gone

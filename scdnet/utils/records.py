@@ -145,7 +145,7 @@ class Result:
     def beside(cls, kinds: "Mapping[str, Result]") -> "Result":
         """The first of the results (the pretrained encoder's) with the others as its baselines."""
         (_, first), *others = kinds.items()
-        top1 = {kind: result.top1 for kind, result in others}
+        top1: dict[str, Any] = {kind: result.top1 for kind, result in others}
         return replace(first, baselines=dict(others), **top1)
 
     def to_dict(self) -> dict[str, Any]:
@@ -179,42 +179,25 @@ def read_results(path: str | Path) -> list[Result]:
     ------
     FileNotFoundError, InputError : naming the file, if it holds no result.
     """
-    content = read_json(path)
-    if not isinstance(content, dict) or not content.keys() & {"results", "protocol"}:
+    content: Any = read_json(path)
+    found = content.get("results", [content]) if isinstance(content, dict) else None
+    if not isinstance(found, list) or (found == [content] and "protocol" not in content):
         raise InputError(f"{path}: no result, expected a file of `scdnet evaluate` or `results`")
-    try:
-        found = [_modern(one) for one in content.get("results", [content])]
-    except (KeyError, TypeError, AttributeError):
-        raise InputError(f"{path}: not a result as scdnet writes it") from None
     return [from_dict(Result, one, str(path)) for one in found]
 
 
 def write_results(path: str | Path, results: Sequence[Result]) -> Path:
     """Write a collection: of each result only the fields that fit in a table."""
-    rows = [{k: v for k, v in one.to_dict().items() if k in COLUMNS} for one in results]
-    return write_json(path, {"results": rows})
-
-# %% ../../nbs/handbook/utils/02_records.ipynb #recold
-def _modern(found: object) -> object:
-    "Content of a file of version 0.1, in today's fields: there `run` held the facts, and `seed` of a collection was the run's."
-    if not isinstance(found, dict) or "run_seed" in found:
-        return found
-    found = {k: v for k, v in found.items() if v is not None and k != "source"}
-    if "dataset" in found:  # a row of a collection
-        old = {"seed": "run_seed", "spread": "top1_std"}
-        return {old.get(k, k): v for k, v in found.items()}
-    found["about"] = found.pop("run", {})
-    found.pop("hours", None)  # of the evaluation
-    found["dataset"] = found["store"].get("dataset") or found["store"]["name"]
-    baselines = {kind: _modern(one) for kind, one in found.get("baselines", {}).items()}
-    return found | {"baselines": baselines} | {kind: one["top1"] for kind, one in baselines.items()}
+    rows = [one.to_dict() for one in results]
+    kept = [{k: v for k, v in row.items() if k in COLUMNS and v is not None} for row in rows]
+    return write_json(path, {"results": kept})
 
 # %% ../../nbs/handbook/utils/02_records.ipynb #rechard0
 # Fields of a configuration that belong to no recipe: seed and stream have columns of their own, the others change no result.
 ASIDE = ("seed", "stream", "device", "compile", "save_every")
 
 # %% ../../nbs/handbook/utils/02_records.ipynb #rechard1
-def hardware(machine: Mapping | None, device: str = "auto") -> str:
+def hardware(machine: Mapping[str, Any] | None, device: str = "auto") -> str:
     """A machine (`scdnet.utils.machine.machine`) in a few words: its GPU, or its processor and how many of its cores computed."""
     if not machine:
         return ""

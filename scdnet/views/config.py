@@ -21,17 +21,8 @@ from ..data.store import SkeletonStore
 from ..utils.files import InputError
 from ..utils.records import Count, Share, Size, Whole, config
 from .masks import SpatialMask, TemporalMask
-from scdnet.views.transforms import (
-    Chain,
-    Flip,
-    Rotate,
-    Shear,
-    Stream,
-    center_crop,
-    crop,
-    resize,
-    to_stream,
-)
+from .transforms import Chain, Flip, Rotate, Shear, Stream
+from .transforms import center_crop, crop, resize, to_stream
 
 # %% ../../nbs/handbook/views/01_config.ipynb #753cf100
 Masking = Literal["structural", "random", "none"]

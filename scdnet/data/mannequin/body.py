@@ -57,7 +57,7 @@ class Body:
         """Length of an arm without its finger tips, m."""
         return self["upper_arm"] + self["forearm"] + self["hand"]
 
-
+# %% ../../../nbs/handbook/data/mannequin/01_body.ipynb #82f11fx0
 def generator(seed: int, *key: int | str) -> np.random.Generator:
     """The random generator of a `seed` and any `key` of names and numbers: the same in every process and order."""
     words = (zlib.crc32(str(k).encode()) for k in key)
@@ -208,22 +208,19 @@ class Motion:
             self.hand(side, *args)
 
 # %% ../../../nbs/handbook/data/mannequin/01_body.ipynb #853d5103
-_AT = {name: i for i, name in enumerate(NTU25.joints)}
-
-
 def _place(joints: np.ndarray, side: int, **points: np.ndarray) -> None:
     """Enter the points (T, 3) of a limb into `joints` (T, 25, 3)."""
     for joint, point in points.items():
-        joints[:, _AT[f"{SIDES[side]} {joint.replace('_', ' ')}"]] = point
+        joints[:, NTU25.index(f"{SIDES[side]} {joint.replace('_', ' ')}")] = point
 
 
 def _arm(joints: np.ndarray, body: Body, motion: Motion, side: int, axes: dict) -> None:
     """Place one arm (shoulder to finger tips) into `joints` (T, 25, 3); `axes` of head, chest and hips (T, 3, 3)."""
     head, chest, upright = axes["head"], axes["chest"], axes["hips"]
-    neck, floor = joints[:, _AT["spine shoulder"]], np.zeros(3)
+    neck, floor = joints[:, NTU25.index("spine shoulder")], np.zeros(3)
     flat = neck + chest @ (np.array([side * 0.97, -0.12, 0]) * body["clavicle"])  # not yet raised
     anchors = {  # origin, axes, unit
-        "head": (joints[:, _AT["head"]], head, body.scale),
+        "head": (joints[:, NTU25.index("head")], head, body.scale),
         "chest": (neck, chest, body.scale),
         "hips": (joints[:, 0], upright, body.scale),
         "shoulder": (flat, upright, body.arm),
@@ -265,22 +262,15 @@ def _arm(joints: np.ndarray, body: Body, motion: Motion, side: int, axes: dict) 
     _place(joints, side, thumb=hand + body["thumb"] * (0.35 * finger + 0.94 * thumb))
 
 # %% ../../../nbs/handbook/data/mannequin/01_body.ipynb #8b48dde8
-def _leg(
-    joints: np.ndarray,
-    body: Body,
-    toes: np.ndarray,
-    side: int,
-    hip: np.ndarray,
-    upright: np.ndarray,
-) -> None:
-    """Place one leg; the ankle is already where the foot stands."""
+def _leg(joints: np.ndarray, body: Body, motion: Motion, side: int, axes: dict) -> None:
+    """Place knee and foot of one leg; the hip is in its place, and the ankle where the foot stands."""
     ahead = np.array([side * np.sin(body.toe_out), 0, np.cos(body.toe_out)])
-    ahead = np.einsum("tij,j->ti", upright, ahead)
-    ankle = joints[:, _AT[f"{SIDES[side]} ankle"]]
+    ahead = np.einsum("tij,j->ti", axes["hips"], ahead)
+    hip, ankle = (joints[:, NTU25.index(f"{SIDES[side]} {joint}")] for joint in ("hip", "ankle"))
     knee, ankle = reach(hip, ankle, body["thigh"], body["shin"], ahead)
-    down = 0.38 + toes[:, None]
+    down = 0.38 + motion.toes[side][:, None]
     toe = np.cos(down) * ahead - np.sin(down) * np.array([0, 1, 0])
-    _place(joints, side, hip=hip, knee=knee, ankle=ankle, foot=ankle + body["foot"] * toe)
+    _place(joints, side, knee=knee, ankle=ankle, foot=ankle + body["foot"] * toe)
 
 
 def pose_body(body: Body, motion: Motion) -> np.ndarray:
@@ -303,10 +293,10 @@ def pose_body(body: Body, motion: Motion) -> np.ndarray:
     sockets = {}
     for side in (L, R):
         at_rest = [side * body.stance, body["ankle"], -0.02]
-        _place(joints, side, ankle=motion.feet[side] * [side, 1, 1] + at_rest)
+        ankle = motion.feet[side] * [side, 1, 1] + at_rest
+        _place(joints, side, ankle=ankle)
         sockets[side] = hip @ np.array([side * body["pelvis"], -body["hip_drop"], 0])
-        # no foot hangs in the air, no leg grows
-        x, y, z = (base + sockets[side] - joints[:, _AT[f"{SIDES[side]} ankle"]]).T
+        x, y, z = (base + sockets[side] - ankle).T  # no foot hangs in the air, no leg grows
         base[:, 1] -= np.maximum(y - np.sqrt(np.maximum(legs**2 - x**2 - z**2, 0.01)), 0)
     joints[:, 0] = base
     joints[:, 1] = base + hip @ np.array([0, body["spine_low"], 0])
@@ -315,6 +305,7 @@ def pose_body(body: Body, motion: Motion) -> np.ndarray:
     joints[:, 3] = joints[:, 2] + head @ (body["head"] * np.array([0, 0.97, 0.243]))
     axes = {"head": head, "chest": chest, "hips": upright}
     for side in (L, R):
+        _place(joints, side, hip=base + sockets[side])
         _arm(joints, body, motion, side, axes)
-        _leg(joints, body, motion.toes[side], side, base + sockets[side], upright)
+        _leg(joints, body, motion, side, axes)
     return joints

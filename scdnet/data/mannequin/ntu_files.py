@@ -8,31 +8,27 @@ __all__ = ['pixels', 'orientations', 'skeleton_text', 'plan', 'in_processes', 's
 # %% ../../../nbs/handbook/data/mannequin/05_ntu_files.ipynb #796e2ffe
 import os
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from functools import partial
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
+from tqdm.contrib.concurrent import process_map
 
 from ..layouts import NTU25
 from .actions import Performance
 from .body import generator, unit
-from .perform import MannequinConfig, Take, perform
+from .perform import MannequinConfig, Take, draw_performance, record
 from .sensor import AZIMUTH, FACES
 from ...utils.files import new_folder, shipped
 
 # %% ../../../nbs/handbook/data/mannequin/05_ntu_files.ipynb #4682d394
 # focal length and centre of the two pictures, pixels, about a Kinect v2's
 _DEPTH, _COLOUR = (365.0, 256.0, 208.0), (1060.0, 975.0, 567.0)
-_PARENT = np.zeros(25, int)
-_PARENT[[c for c, _ in NTU25.bones]] = [p for _, p in NTU25.bones]
-_PARENT[[0, 1, 20]] = 1, 0, 1  # Kinect's tree grows from the spine base
-_TIPS = [
-    i for i, name in enumerate(NTU25.joints) if name.endswith(("head", "foot", "tip", "thumb"))
-]
+_TREE = dict(NTU25.bones) | {0: 1, 1: 0, 20: 1}  # Kinect's grows from the spine base
+_PARENT = [_TREE[joint] for joint in range(25)]
+_TIPS = [i for i, j in enumerate(NTU25.joints) if j.endswith(("head", "foot", "tip", "thumb"))]
 
 
 def pixels(points: np.ndarray, focal: float, cx: float, cy: float) -> np.ndarray:
@@ -78,42 +74,36 @@ def skeleton_text(take: Take) -> str:
     return "".join(lines)
 
 # %% ../../../nbs/handbook/data/mannequin/05_ntu_files.ipynb #fdee6492
-def plan(config: MannequinConfig = MannequinConfig(), seed: int = 0) -> list[dict]:
-    """The takes of a configuration: dictionaries of action, subject, camera, setup, replication, in the order of their names."""
+def plan(config: MannequinConfig = MannequinConfig(), seed: int = 0) -> list[Performance]:
+    """The takes of a configuration in the order of their names; only what is in their names is set."""
     missing = set(pd.read_csv(shipped("ntu_missing_skeletons.csv")).iloc[:, 0])
     views, chosen = list(product(AZIMUTH, FACES)), []
     for subject, action in product(config.subjects, config.actions):
         r = generator(seed, "plan", subject, action)
-        takes = [
-            dict(
-                action=action,
-                subject=subject,
-                camera=views[i][0],
-                setup=int(r.integers(1, config.setups + 1)),
-                replication=views[i][1],
-            )
-            for i in r.permutation(len(views))
-        ]
-        present = [take for take in takes if Performance(**take).name not in missing]
-        chosen += present[: config.takes]
-    return sorted(chosen, key=lambda take: Performance(**take).name)
+        takes = []
+        for i in r.permutation(len(views)):
+            camera, replication = views[i]
+            setup = int(r.integers(1, config.setups + 1))
+            takes.append(Performance(action, subject, camera, setup, replication))
+        chosen += [take for take in takes if take.name not in missing][: config.takes]
+    return sorted(chosen, key=lambda take: take.name)
 
 
 def in_processes(
-    work: Callable, jobs: list[tuple], workers: int, unit: str, progress: bool, at_once: int = 1
+    work: Callable, jobs: list[tuple], workers: int | None, unit: str, progress: bool, share: int
 ) -> list:
-    """Results of `work(*job)` for each job, in order; 1 worker is this process. Shows a progress bar."""
-    bar = partial(tqdm, total=len(jobs), desc="synthesize", unit=unit, disable=not progress)
+    """Results of `work(*job)` for each job, in order, with a progress bar; a process does `share` jobs or more, this one if it is the only one."""
+    workers = min(workers or os.cpu_count() or 1, max(1, len(jobs) // share))
+    bar = dict(total=len(jobs), desc="synthesize", unit=unit, disable=not progress)
+    arguments = zip(*jobs, strict=True)
     if workers == 1:
-        return list(bar(map(work, *zip(*jobs, strict=True))))
-    with ProcessPoolExecutor(workers) as pool:
-        return list(bar(pool.map(work, *zip(*jobs, strict=True), chunksize=at_once)))
+        return list(tqdm(map(work, *arguments), **bar))
+    return process_map(work, *arguments, max_workers=workers, chunksize=share, **bar)
 
 
-def _write_one(folder: Path, seed: int, config: MannequinConfig, take: dict) -> dict:
-    made = perform(**take, seed=seed, config=config)
-    path = folder / f"{made.name}.skeleton"
-    path.write_text(skeleton_text(made), encoding="ascii", newline="\n")
+def _write_one(folder: Path, seed: int, config: MannequinConfig, take: Performance) -> dict:
+    made = record(draw_performance(take, seed, config.variation), seed, config)
+    (folder / f"{take.name}.skeleton").write_bytes(skeleton_text(made).encode())
     return made.factors
 
 # %% ../../../nbs/handbook/data/mannequin/05_ntu_files.ipynb #fdee64x1
@@ -144,10 +134,9 @@ def synthesize(
     FileExistsError : `out` exists and `overwrite` is not set.
     """
     takes = plan(config, seed)
-    workers = min(workers or os.cpu_count() or 1, 16, max(1, len(takes) // 50))
     with new_folder(out, overwrite, holds=("*.skeleton", "factors.csv")) as folder:
         jobs = [(folder, seed, config, take) for take in takes]
-        rows = pd.DataFrame(in_processes(_write_one, jobs, workers, "file", progress, at_once=8))
+        rows = pd.DataFrame(in_processes(_write_one, jobs, workers, "file", progress, share=16))
         table = folder / "factors.csv"
         rows.to_csv(table, index=False, lineterminator="\n", float_format="%.6g")
     return Path(out)

@@ -47,16 +47,11 @@ _SPREAD = dict(  # how badly a joint is seen; the trunk: 0.3
     **dict(wrist=1.5, ankle=1.2, hand=1.8, foot=1.8, tip=2.4, thumb=2.4),
 )
 _END = np.array([_SPREAD.get(name.split()[-1], 0.3) for name in NTU25.joints])
+_ARM, _LEG = ("elbow", "wrist", "hand", "hand tip", "thumb"), ("ankle", "foot")
 _LOSS = [  # joints that are lost together
-    [NTU25.index(f"{side} {joint}") for joint in part.split(", ")]
+    [NTU25.index(f"{side} {joint}") for joint in part]
     for side in ("left", "right")
-    for part in (
-        "wrist, hand, hand tip, thumb",
-        "hand, hand tip, thumb",
-        "elbow, wrist, hand, hand tip, thumb",
-        "ankle, foot",
-        "foot",
-    )
+    for part in (_ARM[1:], _ARM[2:], _ARM, _LEG, _LEG[1:])
 ]
 # left leg taken for the right one
 _SWAP = [NTU25.flip[j] if 12 <= j <= 19 else j for j in range(25)]

@@ -17,17 +17,15 @@ import numpy as np
 
 from ..layouts import NTU25
 from scdnet.data.readers.base import (
-    FARTHEST,
     Clip,
     Entry,
     Format,
     LeftOut,
     Scan,
+    Text,
     bad_clip,
     class_names,
     list_entries,
-    parse_numbers,
-    text_lines,
 )
 from ...utils.files import InputError
 from ...utils.records import config
@@ -82,19 +80,11 @@ def read_video(data: bytes, where: str = "skeleton file") -> np.ndarray:
     InputError
         If a line has not 150 numbers that can be metres; names the line.
     """
-    lines = text_lines(data, tidy=False)
-    if not all(line.count(b" ") == NUMBERS - 1 for line in lines):
-        lines = text_lines(data)
-    for at, line in enumerate(lines, 1):
-        if line.count(b" ") != NUMBERS - 1:
-            expected = f"{NUMBERS} ({BODIES} bodies of {NTU25.num_joints} joints, x y z)"
-            raise InputError(f"{where}, line {at}: {len(line.split())} values, expected {expected}")
-    numbers = parse_numbers(lines, NUMBERS)
-    if not (np.abs(numbers) < FARTHEST).all():
-        row, column = np.argwhere(~(np.abs(numbers) < FARTHEST))[0]  # NaN too
-        word = lines[row].split(b" ")[column][:40].decode("ascii", "replace")
-        raise InputError(f"{where}, line {row + 1}: found {word!r}, expected x, y, z in metres")
-    return numbers.astype(np.float32).reshape(-1, BODIES, NTU25.num_joints, 3)
+    text, joints = Text(data, where), NTU25.num_joints
+    for at in np.flatnonzero(text.sizes != NUMBERS):
+        text.check(at, NUMBERS, f"{NUMBERS} ({BODIES} bodies of {joints} joints, x y z)")
+    numbers = text.metres(np.arange(len(text.sizes)), NUMBERS)
+    return numbers.astype(np.float32).reshape(-1, BODIES, joints, 3)
 
 # %% ../../../nbs/handbook/data/readers/04_pku.ipynb #8d24004c
 CLASSES = class_names("pku")
@@ -116,11 +106,12 @@ def read_labels(data: bytes, where: str = "label file") -> list[tuple[int, int, 
         If there is no row, or one that has not four values, whole numbers, or a class from 1 to 51; names the line.
     """
     rows = []
-    for number, line in enumerate(text_lines(data), 1):
-        words = [word.strip() for word in line.split(b",")]
+    lines = data.decode("utf-8-sig", "replace").rstrip().split("\n")
+    for number, line in enumerate(lines, 1):
+        words = [word.strip() for word in line.split(",")]
         here = f"{where}, line {number}"
-        if len(words) != 4 or not all(re.fullmatch(rb"\d{1,9}", word) for word in words[:3]):
-            found = line[:40].decode("ascii", "replace")
+        if len(words) != 4 or not all(re.fullmatch(r"[0-9]{1,9}", word) for word in words[:3]):
+            found = line.strip()[:40]
             raise InputError(f"{here}: found {found!r}, expected class,start,end,confidence")
         rows.append(tuple(map(int, words[:3])))
         if not 1 <= rows[-1][0] <= len(CLASSES):
@@ -176,7 +167,7 @@ def is_labels(entry: Entry) -> bool:
     """Whether the content of a file is label rows; InputError if it is empty or cannot be read."""
     if entry.size > LABEL_BYTES:
         return False
-    first = text_lines(entry.read(LABEL_BYTES).lstrip())[0]
+    first = entry.read(LABEL_BYTES).removeprefix(b"\xef\xbb\xbf").strip().partition(b"\n")[0]
     if not first:
         raise InputError(f"{entry.label}: empty, expected frames or label rows")
     return b"," in first
