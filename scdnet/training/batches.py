@@ -74,14 +74,14 @@ class Batches:
             )
         self.config, self.device = config, torch.device(device)
         self.epoch_steps = len(train) // config.batch_size
-        self.form = ClipFormat(
-            store.skeleton, config.encoder.frames, store.persons, store.coords, config.stream
-        )
+        sizes = config.encoder.frames, store.persons, store.coords
+        self.form = ClipFormat(store.skeleton, *sizes, config.stream)
         self.transforms = transforms or view_chain(config.view)
-        made = self.transforms(torch.zeros(2, *self.form.shape), store.skeleton, Generator())
-        if made.shape != (2, *self.form.shape):
+        shape = 2, *self.form.shape
+        made = self.transforms(torch.zeros(shape), store.skeleton, Generator())
+        if made.shape != shape:
             raise InputError(
-                f"transforms: clips of shape {(2, *self.form.shape)} came back as {tuple(made.shape)}, expected the same shape"
+                f"transforms: clips of shape {shape} came back as {tuple(made.shape)}, expected the same shape"
             )
         self.frames, self.starts, self.lengths = load_frames(store, train, self.device)
         self.thread = ThreadPoolExecutor(1) if prefetch and self.device.type == "cpu" else None

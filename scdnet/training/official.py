@@ -120,8 +120,7 @@ def import_official(
 
         def make() -> MomentumContrast:
             encoder = scd_encoder(config, skeleton, persons, stream=stream)
-            sizes = {"queue_size": queue_size, "projection": config.projection}
-            return MomentumContrast(encoder, **sizes)
+            return MomentumContrast(encoder, None, queue_size, projection=config.projection)
 
         with torch.device("meta"):  # names without memory
             names = list(make().state_dict())

@@ -6,14 +6,13 @@
 __all__ = ['Synthesize', 'Prepare', 'Inspect']
 
 # %% ../../../nbs/handbook/app/cli/02_data.ipynb #e6d66f0e
-from dataclasses import fields
 from pathlib import Path
 from typing import Literal
 
 import tyro
 
 from ... import data, viz
-from .parsing import bars, log, refuse_existing, show
+from .parsing import bars, changed, log, refuse_existing, show
 from ...utils.records import Count, Seed, config
 
 # %% ../../../nbs/handbook/app/cli/02_data.ipynb #0023ffd3
@@ -32,7 +31,7 @@ class Synthesize:
     workers: Count | None = None  # processes; default: one for each core
     overwrite: bool = False  # replace an existing folder
 
-    def run(self) -> None:
+    def __call__(self) -> None:
         common = {"seed": self.seed, "workers": self.workers, "overwrite": self.overwrite}
         if self.format == "pku":
             folder = data.mannequin.pku_files.synthesize_pku(self.out, part=self.part, **common)
@@ -68,24 +67,8 @@ class Prepare:
     keep_missing: bool = False  # ntu: keep the clips on the published list of missing skeletons
     renormalise: bool = False  # prepared formats: select bodies, centre and turn them again
 
-    def run(self) -> None:
-        names = "labels split_file slicing long_clips empty_clips denoise keep_missing renormalise"
-        usual = {field.name: field.default for field in fields(self)}
-        options = {
-            name: getattr(self, name)
-            for name in names.split()
-            if getattr(self, name) != usual[name]
-        }
-        store = data.prepare.prepare(
-            self.sources,
-            self.out,
-            self.format,
-            self.on_error,
-            self.workers,
-            self.overwrite,
-            progress=bars(),
-            **options,
-        )
+    def __call__(self) -> None:
+        store = data.prepare.prepare(progress=bars(), **changed(self))
         source = store.meta["source"]
         left_out = [(f"left out: {reason}", n) for reason, n in source["left_out"].items()]
         skipped = ("skipped: bad, see skipped.csv", source["skipped"])
@@ -106,7 +89,7 @@ class Inspect:
     up: Literal["guess", "y", "-y", "z"] = "guess"
     overwrite: bool = False  # replace an existing page
 
-    def run(self) -> None:
+    def __call__(self) -> None:
         refuse_existing(self.html, self.overwrite)
         store, summary = data.store.SkeletonStore.open(self.store), data.summary
         counts = summary.clip_table(store)

@@ -7,14 +7,13 @@ __all__ = ['PROTOCOLS', 'recorded', 'other_store', 'caveat', 'Evaluate', 'Linear
 
 # %% ../../../nbs/handbook/app/cli/04_evaluate.ipynb #6029a6eb
 import io
-from dataclasses import fields, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-import tyro
+from typing import TYPE_CHECKING, Any, Literal
 
 from ... import data, evaluation, paper, utils
-from .parsing import bars, log, open_run, refuse_existing, show
+from .parsing import bars, changed, log, open_run, refuse_existing, show, typed
 from ...utils.files import InputError, digest, write_bytes
 from ...utils.records import Count, Seed, Share, config
 
@@ -26,20 +25,9 @@ if TYPE_CHECKING:
 # %% ../../../nbs/handbook/app/cli/04_evaluate.ipynb #5ed82bb7
 def recorded(command: "Evaluate") -> str:
     """A command as its result records it: paths by their last names, and the options that differ from their defaults."""
-    given = {"run": command.run_folder, "store": command.store, "split": command.split}
-    aside = ("run_folder", *given, "out", "device", "no_baselines", "overwrite")
-    for field in fields(command):
-        value = getattr(command, field.name)
-        if field.name not in aside and value != field.default:
-            given[field.name] = value
-    words = ["scdnet evaluate", command.protocol]
-    for name, value in given.items():
-        several = value if isinstance(value, tuple) else (value,)
-        words += [
-            f"--{name}",
-            *(v.resolve().name if isinstance(v, Path) else str(v) for v in several),
-        ]
-    return " ".join(words)
+    aside = ("out", "device", "no_baselines", "overwrite")
+    options = {name: value for name, value in changed(command).items() if name not in aside}
+    return typed(f"scdnet evaluate {command.protocol}", options, lambda path: path.resolve().name)
 
 
 def other_store(run: "Run", store: "SkeletonStore") -> bool:
@@ -73,7 +61,7 @@ class Evaluate:
     Example: scdnet evaluate linear --run runs/ntu60 --store stores/ntu60 --split xsub
     """
 
-    run_folder: Annotated[Path, tyro.conf.arg(name="run")]  # a finished run
+    run: Path  # a finished run
     store: Path  # folder that scdnet prepare made
     split: str  # its training side fits the classifier, its test side is scored
     out: Path | None = None  # JSON file; default: in RUN/eval, named after the options
@@ -89,47 +77,53 @@ class Evaluate:
 
     def score(self, run: "Run", store: "SkeletonStore", out: Path) -> "Result":
         """The result; other files are written beside `out`."""
-        values = evaluation.linear.linear_config(run, self.epochs, self.seed, self.recipe())
-        return evaluation.baselines.evaluate(
-            run, store, self.split, self.protocol, self.kinds(), values, self.device, bars()
-        )
+        kinds, how = self.kinds(), (self.device, bars())
+        if self.protocol in ("linear", "knn"):
+            values = evaluation.linear.linear_config(run, **self.recipe())
+            return evaluation.baselines.evaluate(
+                run, store, self.split, self.protocol, kinds, values, *how
+            )
+        tuned = evaluation.finetune
+        values = tuned.finetune_config(run, self.protocol, **self.recipe())
+        return tuned.evaluate_finetune(run, store, self.split, values, self.protocol, kinds, *how)
 
     def kinds(self) -> tuple[str, ...]:
         """What is scored: the run, and its baselines."""
         frozen = self.protocol in ("linear", "knn")
-        kinds = evaluation.baselines.KINDS if frozen else evaluation.finetune.STARTS
-        return kinds[:1] if self.no_baselines else kinds
+        both = evaluation.baselines.KINDS if frozen else evaluation.finetune.STARTS
+        return both[:1] if self.no_baselines else both
 
-    def recipe(self) -> str | None:
-        """The preset that was asked for, or None."""
-        return None if self.preset == "run" else self.preset
+    def recipe(self) -> dict[str, Any]:
+        """What decides the protocol's configuration, beside the run."""
+        return {"epochs": self.epochs, "seed": self.seed, "preset": self.named()}
+
+    def named(self) -> str:
+        """The preset that was asked for; '' for the run's own."""
+        return "" if self.preset == "run" else self.preset
+
+    def choices(self) -> dict[str, Any]:
+        """Which options, beside preset and seed, the name of the result holds."""
+        return {"epochs": self.epochs}
 
     def file(self, run: "Run", store: "SkeletonStore") -> Path:
         """File of the result, named after all that decides it: two results never share a name."""
-        index, fused = getattr(self, "index", None), bool(getattr(self, "streams", ()))
-        options: dict[str, Any] = {"epochs": self.epochs, "streams": fused}
-        if index:
-            options["index"] = digest(index)[:8]
-        else:
-            options |= {name: getattr(self, name, None) for name in ("fraction", "draws")}
+        choices, preset = self.choices(), self.named() or run.preset or "paper"
         if other_store(run, store):
-            options["on-"] = store.path.resolve().name
-        preset = self.recipe() or run.preset or "paper"
+            choices["on-"] = store.path.resolve().name
         return evaluation.metrics.result_path(
-            run.path, self.protocol, self.split, preset, self.seed, **options
+            run.path, self.protocol, self.split, preset, self.seed, **choices
         )
 
-    def run(self) -> None:
-        run, store = open_run(self.run_folder), data.store.SkeletonStore.open(self.store)
+    def __call__(self) -> None:
+        run, store = open_run(self.run), data.store.SkeletonStore.open(self.store)
         refuse_existing(self.out, self.overwrite)
-        evaluation.metrics.labelled_sides(
-            store, self.split
-        )  # a split that cannot be scored is refused at once
+        # a split that cannot be scored is refused at once
+        evaluation.metrics.labelled_sides(store, self.split)
         out = self.out or self.file(run, store)
         result = self.score(run, store, out)
         if not utils.distributed.is_first():
             return
-        preset, command = self.recipe() or "", recorded(self)
+        preset, command = self.named(), recorded(self)
         result = replace(result, preset=preset, command=command, machine=utils.machine.machine())
         evaluation.metrics.with_run(result, paper.tables.about_run(run.path)).write(out)
         rows: list[tuple] = [("features", "top-1 (%)", "top-5 (%)")]
@@ -156,23 +150,14 @@ class Linear(Evaluate):
 
     def score(self, run: "Run", store: "SkeletonStore", out: Path) -> "Result":
         if not self.streams:
-            return self.score_alone(run, store, out)
-        return evaluation.fusion.evaluate_streams(
-            self.protocol,
-            (run, *self.streams),
-            store,
-            self.split,
-            self.epochs,
-            self.seed,
-            not self.no_baselines,
-            self.device,
-            bars(),
-            self.recipe(),
-        )
+            return super().score(run, store, out)
+        how: dict[str, Any] = {"device": self.device, "progress": bars()}
+        how |= self.recipe() | {"baselines": not self.no_baselines}
+        runs = (run, *self.streams)
+        return evaluation.fusion.evaluate_streams(self.protocol, runs, store, self.split, **how)
 
-    def score_alone(self, run: "Run", store: "SkeletonStore", out: Path) -> "Result":
-        """The result of this run without other streams."""
-        return Evaluate.score(self, run, store, out)
+    def choices(self) -> dict[str, Any]:
+        return super().choices() | {"streams": bool(self.streams)}
 
 
 @config
@@ -193,14 +178,6 @@ class Finetune(Linear):
     """
 
     protocol = "finetune"
-
-    def score_alone(self, run: "Run", store: "SkeletonStore", out: Path) -> "Result":
-        values = evaluation.finetune.finetune_config(
-            run, self.protocol, self.epochs, self.seed, self.recipe()
-        )
-        return evaluation.finetune.evaluate_finetune(
-            run, store, self.split, values, self.protocol, self.kinds(), self.device, bars()
-        )
 
 
 @config
@@ -228,34 +205,25 @@ class Semi(Evaluate):
     protocol = "semi"
 
     def score(self, run: "Run", store: "SkeletonStore", out: Path) -> "Result":
-        run.format.check(store)
-        index = out.with_suffix(".csv")
+        index, few = out.with_suffix(".csv"), evaluation.few_labels
         refuse_existing(self.out and index, self.overwrite)
-        values = evaluation.finetune.finetune_config(
-            run,
-            "semi",
-            self.epochs,
-            self.seed,
-            self.recipe(),
-            fraction=self.fraction,
-            draws=self.draws,
-        )
         if self.index:
-            drawn = evaluation.few_labels.read_draws(self.index, store, self.split)
+            drawn = few.read_draws(self.index, store, self.split)
         else:
-            drawn = evaluation.few_labels.draw_labelled(
-                store, self.split, self.fraction, self.draws, self.seed
-            )
+            drawn = few.draw_labelled(store, self.split, self.fraction, self.draws, self.seed)
+        size = {"fraction": self.fraction, "draws": self.draws}
+        values = evaluation.finetune.finetune_config(run, "semi", **self.recipe(), **size)
         result = evaluation.finetune.evaluate_semi(
             run, store, self.split, values, drawn, self.kinds(), self.device, bars()
         )
-
-        def write() -> None:
-            index.parent.mkdir(parents=True, exist_ok=True)
-            evaluation.few_labels.write_draws(index, store, drawn)
-
-        utils.distributed.once(write)
+        index.parent.mkdir(parents=True, exist_ok=True)
+        utils.distributed.once(partial(few.write_draws, index, store, drawn))
         return replace(result, index=index.name)
+
+    def choices(self) -> dict[str, Any]:
+        if self.index:
+            return super().choices() | {"index": digest(self.index)[:8]}
+        return super().choices() | {"fraction": self.fraction, "draws": self.draws}
 
 
 PROTOCOLS = {"linear": Linear, "knn": Knn, "finetune": Finetune, "semi": Semi, "transfer": Transfer}
@@ -268,16 +236,16 @@ class Embed:
     Example: scdnet embed --run runs/ntu60 --store stores/ntu60 --out clues.npz
     """
 
-    run_folder: Annotated[Path, tyro.conf.arg(name="run")]  # a finished run
+    run: Path  # a finished run
     store: Path  # folder that scdnet prepare made
     out: Path  # .npz file to write
     device: str = "auto"  # auto: the first CUDA GPU, else the CPU
     overwrite: bool = False  # replace an existing file
 
-    def run(self) -> None:
+    def __call__(self) -> None:
         import numpy as np
 
-        run = open_run(self.run_folder)
+        run = open_run(self.run)
         if self.out.suffix != ".npz":
             raise InputError(f"{self.out}: expected a name that ends in .npz")
         refuse_existing(self.out, self.overwrite)

@@ -21,14 +21,7 @@ import tyro
 from ... import __version__
 from .data import Inspect, Prepare, Synthesize
 from .evaluate import PROTOCOLS, Embed, Evaluate
-from scdnet.app.cli.parsing import (
-    log,
-    messages,
-    outcome,
-    parse_configured,
-    read_words,
-    terminable,
-)
+from .parsing import log, messages, outcome, parse_configured, read_words, terminable
 from .report import Demo, Figures, Results
 from .train import Ablate, ImportOfficial, Pretrain
 from ...utils.files import InputError
@@ -57,13 +50,12 @@ scdnet torchrun --nproc-per-node 4 COMMAND ... runs a command on four GPUs.
 Example: scdnet demo --out demo"""
 
 
-def choose(commands: dict[str, type], words: Sequence[str], prog: str, description: str) -> Any:
+def choose(commands: dict[str, type], words: Sequence[str], prog: str, about: str) -> Any:
     """The command that the first word names, with its fields filled from the others."""
     style = (tyro.conf.FlagCreatePairsOff,)
     if words and words[0] in commands:
-        kind, prog = commands[words[0]], f"{prog} {words[0]}"
-        description = inspect.cleandoc(kind.__doc__ or "")
-        return read_words(kind, words[1:], prog=prog, description=description, config=style)
+        kind = commands[words[0]]
+        return read_words(kind, words[1:], prog=f"{prog} {words[0]}", config=style)
     if not words or not words[0].startswith("-"):
         given = f"{words[0]!r} is unknown" if words else "no command is given"
         raise InputError(f"{given}, expected one of {', '.join(commands)}; see {prog} --help")
@@ -71,7 +63,7 @@ def choose(commands: dict[str, type], words: Sequence[str], prog: str, descripti
         Annotated[kind, tyro.conf.subcommand(name, description=(kind.__doc__ or "").split("\n")[0])]
         for name, kind in commands.items()
     )
-    return read_words(Union[subcommands], words, prog=prog, description=description, config=style)  # noqa: UP007
+    return read_words(Union[subcommands], words, prog=prog, description=about, config=style)  # noqa: UP007
 
 
 def parse(words: Sequence[str]) -> Any:
@@ -85,12 +77,10 @@ def parse(words: Sequence[str]) -> Any:
         If a word or a value is impossible.
     """
     first, *rest = words or [""]
-    if first == "pretrain":
-        return parse_configured(Pretrain, rest, "scdnet pretrain")
-    if first == "ablate":
-        return parse_configured(Ablate, rest, "scdnet ablate")
+    if first in ("pretrain", "ablate"):
+        return parse_configured(COMMANDS[first], rest, f"scdnet {first}")
     if first == "evaluate":
-        return choose(PROTOCOLS, rest, "scdnet evaluate", inspect.cleandoc(Evaluate.__doc__ or ""))
+        return choose(PROTOCOLS, rest, "scdnet evaluate", inspect.getdoc(Evaluate) or "")
     return choose(COMMANDS, words, "scdnet", DESCRIPTION)
 
 # %% ../../../nbs/handbook/app/cli/06_main.ipynb #f91ff369
@@ -125,7 +115,7 @@ def carry_out(words: Sequence[str]) -> int:
             with terminable():
                 command = parse([word for word in words if word != "--quiet"])
                 with ranks(command):
-                    command.run()
+                    command()
                 sys.stdout.flush()
         except SystemExit as stop:
             if stop.code == 143:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MISTAKES', 'FAILURES', 'log', 'outcome', 'terminable', 'messages', 'talkative', 'bars', 'show', 'refuse_existing',
-           'open_run', 'read_words', 'read_config_file', 'parse_configured', 'as_options', 'by_part']
+           'open_run', 'changed', 'typed', 'read_words', 'read_config_file', 'parse_configured', 'list_options']
 
 # %% ../../../nbs/handbook/app/cli/01_parsing.ipynb #6fc5a8c5
 import contextlib
@@ -16,8 +16,8 @@ import re
 import signal
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -103,15 +103,16 @@ def bars() -> bool:
 def show(rows: Sequence[Sequence[object]]) -> None:
     """Print rows as aligned columns: text to the left, numbers to the right, None as a dash."""
 
-    def text(value: object) -> str:
-        return "-" if value is None else f"{value:.1f}" if isinstance(value, float) else str(value)
-
-    widths = [max(len(text(value)) for value in column) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = [
-            text(v).rjust(w) if isinstance(v, int | float) else text(v).ljust(w)
-            for v, w in zip(row, widths, strict=True)
-        ]
+    texts = [
+        ["-" if v is None else f"{v:.1f}" if isinstance(v, float) else str(v) for v in row]
+        for row in rows
+    ]
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    for row, words in zip(rows, texts, strict=True):
+        cells = (
+            word.rjust(width) if isinstance(value, int | float) else word.ljust(width)
+            for value, word, width in zip(row, words, widths, strict=True)
+        )
         print("  ".join(cells).rstrip())
 
 # %% ../../../nbs/handbook/app/cli/01_parsing.ipynb #3006b1d2
@@ -128,6 +129,24 @@ def open_run(path: Path) -> "Run":
     if not (path / "config.json").exists() and (path / "run" / "config.json").is_file():
         raise FileNotFoundError(f"{path}: not a run, but {path / 'run'} is one")
     return Run.open(path)
+
+
+def changed(command: Any) -> dict[str, Any]:
+    """The options of a command that differ from their defaults, by the names of their fields."""
+    values = {
+        field.name: (getattr(command, field.name), field.default) for field in fields(command)
+    }
+    return {name: value for name, (value, default) in values.items() if value != default}
+
+
+def typed(words: str, options: Mapping[str, Any], path: Callable[[Path], str] = str) -> str:
+    """A command as it is typed: `words`, then the options; `path` turns each path into text."""
+    parts = [words]
+    for name, value in options.items():
+        several = value if isinstance(value, tuple) else () if value is True else (value,)
+        parts.append(f"--{name.replace('_', '-')}")
+        parts += [path(one) if isinstance(one, Path) else str(one) for one in several]
+    return " ".join(parts)
 
 # %% ../../../nbs/handbook/app/cli/01_parsing.ipynb #e831adfd
 def read_words(kind: Any, words: Sequence[str], **options: Any) -> Any:
@@ -203,27 +222,23 @@ def parse_configured(kind: type, words: Sequence[str], prog: str) -> Any:
     words, helps = list(words), {"-h", "--help", "--help-all"} & set(words)
     own = [word for word in words if word not in helps]
     given, _ = read_words(_Origin, own, prog=prog, return_unknown_args=True, add_help=False)
-    file, resumed = given.config_file, given.resume and given.out and given.out / "config.json"
-    if not file and not given.preset and resumed and resumed.is_file():
-        file = resumed
+    preset = given.preset if given.preset in PRESETS else "demo"
+    values, source, file = PRESETS[preset], f"preset {preset}", given.config_file
+    if given.resume and given.out and not given.preset and (given.out / "config.json").is_file():
+        file = file or given.out / "config.json"
     if file:
         values, facts = read_config_file(file)
-        preset = str(facts.get("preset"))
-        preset = preset if preset in PRESETS else "paper"
-        words += [] if given.preset else ["--preset", preset]
-        if file == resumed and not given.split and facts.get("split"):
+        source, preset = str(file), str(facts.get("preset"))
+        words += [] if given.preset else ["--preset", preset if preset in PRESETS else "paper"]
+        if file != given.config_file and not given.split and facts.get("split"):
             words += ["--split", facts["split"]]
-        source = str(file)
-    else:
-        preset = given.preset if given.preset in PRESETS else "demo"
-        values, source = PRESETS[preset], f"preset {preset}"
 
     about = {"prog": prog, "description": inspect.cleandoc(kind.__doc__ or "")}
     if helps and "--help-all" not in helps:
         try:
             read_words(kind, ["--help"], config=(tyro.conf.FlagCreatePairsOff,), **about)
         finally:
-            _list_options(values, source)
+            list_options(values, source)
 
     @config
     class Configured(kind):
@@ -231,32 +246,14 @@ def parse_configured(kind: type, words: Sequence[str], prog: str) -> Any:
 
     return read_words(Configured, ["--help"] if helps else words, **about)
 
-# %% ../../../nbs/handbook/app/cli/01_parsing.ipynb #13973174
-def as_options(values: Any, at: str = "") -> list[str]:
-    """The plain fields of a configuration as they are typed: `--epochs 451`, `--view.no-flip`, …; `at` stands before each name."""
-    options = []
-    for field in fields(values):
-        name, value = field.name.replace("_", "-"), getattr(values, field.name)
-        if isinstance(value, bool):
-            options.append(f"--{at}{'' if value else 'no-'}{name}")
-        elif not is_dataclass(value):
-            several = value if isinstance(value, tuple) else (value,)
-            words = [f"{v:.3g}" if isinstance(v, float) else str(v) for v in several]
-            options.append(" ".join([f"--{at}{name}", *words]))
-    return options
+# %% ../../../nbs/handbook/app/cli/01_parsing.ipynb #clilist1
+def list_options(values: "PretrainConfig", source: str) -> None:
+    """Print every field of a configuration as the option that sets it."""
+    from scdnet.paper.ablations import as_flags, flat, plain
 
-
-def by_part(values: Any) -> list[list[str]]:
-    """`as_options` of a configuration, and of each of its parts."""
-    parts = [field.name for field in fields(values) if is_dataclass(getattr(values, field.name))]
-    return [as_options(values), *(as_options(getattr(values, p), f"{p}.") for p in parts)]
-
-
-def _list_options(values: Any, source: str) -> None:
-    """Print the options of a configuration with their values, a paragraph for each of its parts."""
+    flags = [as_flags({name: value}) for name, value in flat(plain(values)).items()]
     print("All fields of the configuration are options too; --help-all explains them.")
-    print(f"Their values here are those of {source}.")
-    for options in by_part(values):
-        whole = "  ".join(option.replace(" ", "\u00a0") for option in options)
-        lines = textwrap.wrap(whole, 96, break_on_hyphens=False)  # a value stays with its name
-        print("", *(line.replace("\u00a0", " ") for line in lines), sep="\n  ")
+    print(f"Their values here are those of {source}.\n")
+    whole = "  ".join(flag.replace(" ", "\u00a0") for flag in flags)
+    lines = textwrap.wrap(whole, 96, break_on_hyphens=False)  # a value stays with its name
+    print(*(f"  {line}".replace("\u00a0", " ") for line in lines), sep="\n")

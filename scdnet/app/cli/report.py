@@ -7,12 +7,12 @@ __all__ = ['Results', 'Figures', 'Demo']
 
 # %% ../../../nbs/handbook/app/cli/05_report.ipynb #3e897e4a
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import tyro
 
 from ... import app, data, paper
-from .parsing import bars, open_run, refuse_existing, show
+from .parsing import bars, changed, open_run, refuse_existing, show, typed
 from ...utils.files import InputError, write_text
 from ...utils.records import Count, Seed, config
 
@@ -32,7 +32,7 @@ class Results:
     collect: Path | None = None  # also write the results of the folders to this file, without paths
     overwrite: bool = False  # replace existing files
 
-    def run(self) -> None:
+    def __call__(self) -> None:
         if self.collect and not self.folders:
             raise InputError("--collect: no folder is named, expected one or more with results")
         for out in filter(None, (self.csv, self.collect)):
@@ -59,7 +59,7 @@ class Figures:
     Example: scdnet figures --run runs/ntu60 --store stores/ntu60 --out figures
     """
 
-    run_folder: Annotated[Path, tyro.conf.arg(name="run")]  # a finished run; draws its eval/*.json
+    run: Path  # a finished run; draws its eval/*.json
     store: Path  # folder that scdnet prepare made
     out: Path  # folder to make: a PNG for each picture, and index.html with all of them
     split: str | None = None  # whose results and test clips are shown; default: the run's own
@@ -68,23 +68,13 @@ class Figures:
     device: str = "auto"  # auto: the first CUDA GPU, else the CPU
     overwrite: bool = False  # replace an existing folder
 
-    def run(self) -> None:
-        open_run(self.run_folder)
+    def __call__(self) -> None:
+        open_run(self.run)
         refuse_existing(self.out, self.overwrite)
-        words = ["scdnet figures --run", self.run_folder, "--store", self.store, "--out", self.out]
-        words += ["--split", self.split] if self.split else []
-        words += ["--also", *self.also] if self.also else []
-        words += ["--svg"] if self.svg else []
+        options = changed(self)
         album = paper.album.write_figures(
-            self.run_folder,
-            data.store.SkeletonStore.open(self.store),
-            self.out,
-            self.split,
-            self.also,
-            self.svg,
-            self.overwrite,
-            self.device,
-            " ".join(map(str, words)),
+            **options | {"store": data.store.SkeletonStore.open(self.store)},
+            command=typed("scdnet figures", options),
             progress=bars(),
         )
         files = [(name.replace("-", " "), self.out / f"{name}.png") for name in album.plates]
@@ -105,16 +95,9 @@ class Demo:
     workers: Count | None = None  # processes that write and read files; default: one for each core
     overwrite: bool = False  # replace an existing folder
 
-    def run(self) -> None:
-        seed = f" --seed {self.seed}" if self.seed else ""
-        results = app.demo.demo(
-            self.out,
-            self.seed,
-            self.overwrite,
-            workers=self.workers,
-            command=f"scdnet demo --out {self.out}{seed}",
-            progress=bars(),
-        )
+    def __call__(self) -> None:
+        options = changed(self)
+        results = app.demo.demo(**options, command=typed("scdnet demo", options), progress=bars())
         table = app.report.headline_table(results)
         rows = table.astype(object).where(table.notna(), None).itertuples(index=False)
         show([tuple(table.columns), *map(tuple, rows)])

@@ -8,14 +8,13 @@ __all__ = ['Pretrain', 'Ablate', 'ImportOfficial']
 # %% ../../../nbs/handbook/app/cli/03_train.ipynb #9464a368
 import time
 from dataclasses import asdict, replace
-from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
 from ... import data, paper, training, utils
-from .parsing import by_part, log, refuse_existing, show, talkative
+from .parsing import log, refuse_existing, show, talkative, typed
 from ...utils.files import InputError, digest, new_folder, write_json
 from ...utils.records import Count, Seed, config
 
@@ -41,7 +40,7 @@ class Pretrain:
     after_a_stop = "the same command with --resume goes on from the last checkpoint"
     config: tyro.conf.Suppress[Any] = None  # a PretrainConfig, see parse_configured
 
-    def run(self) -> None:
+    def __call__(self) -> None:
         start, store = time.perf_counter(), data.store.SkeletonStore.open(self.store)
         queue = self.config.queue_size
         clips = len(store.split(self.split)[0] if self.split else store)
@@ -50,15 +49,9 @@ class Pretrain:
                 f"the queue holds {queue} keys, more than the {clips} training clips: a query meets older "
                 "keys of its own clip as negatives; a smaller --queue-size avoids this"
             )
+        how = {name: getattr(self, name) for name in ("preset", "resume", "overwrite")}
         path = training.pretrain.pretrain(
-            store,
-            self.split,
-            self.config,
-            self.out,
-            preset=self.preset,
-            resume=self.resume,
-            overwrite=self.overwrite,
-            progress=talkative(),
+            store, self.split, self.config, self.out, progress=talkative(), **how
         )
         if not utils.distributed.is_first():
             return
@@ -98,31 +91,36 @@ class Ablate:
     after_a_stop = "the same command goes on from the last checkpoint"
     config: tyro.conf.Suppress[Any] = None  # a PretrainConfig, see parse_configured
 
-    def run(self) -> None:
+    def __call__(self) -> None:
         if self.config.seed:
             raise InputError(f"--seed is {self.config.seed}, expected none: a table takes --seeds")
-        tables, usual = paper.ablations, training.config.PRESETS[self.preset]
+        tables, store = paper.ablations, data.store.SkeletonStore.open(self.store)
         result = tables.ablate(
             self.table,
-            data.store.SkeletonStore.open(self.store),
+            store,
             self.split,
             self.config,
             self.out,
             self.preset,
             self.seeds,
             talkative(),
-            command=self.words(set(chain(*by_part(usual)))),
+            command=self.words(store.path.resolve().name),
         )
         if utils.distributed.is_first():
             show(tables.table_text(result))
             print("", *tables.order_text(result), "", self.out / f"{self.table}.json", sep="\n")
 
-    def words(self, usual: set[str]) -> str:
-        """The command as the table records it: the store's name, and the options that are not `usual`."""
-        given = [option for option in chain(*by_part(self.config)) if option not in usual]
-        store = self.store.resolve().name
-        words = [self.table, "--store", store, "--split", self.split, "--preset", self.preset]
-        return " ".join(["scdnet ablate", *words, *given, "--seeds", *map(str, self.seeds)])
+    def words(self, store: str) -> str:
+        """The command as the table records it: the store's name, and the options that differ from the preset's."""
+        own, usual = (
+            paper.ablations.flat(paper.ablations.plain(values))
+            for values in (self.config, training.config.PRESETS[self.preset])
+        )
+        given = {name: value for name, value in own.items() if value != usual[name]}
+        options = {"store": store, "split": self.split, "preset": self.preset}
+        first = typed(f"scdnet ablate {self.table}", options)
+        last = typed(paper.ablations.as_flags(given), {"seeds": self.seeds})
+        return " ".join(f"{first} {last}".split())
 
 # %% ../../../nbs/handbook/app/cli/03_train.ipynb #cb1f9d8f
 @config
@@ -139,42 +137,31 @@ class ImportOfficial:
     heads: Count = 8  # attention heads
     overwrite: bool = False  # replace an existing run
 
-    def run(self) -> None:
+    def __call__(self) -> None:
         refuse_existing(self.out, self.overwrite)
         skeleton = getattr(data.layouts, self.skeleton.upper())
         official, run = training.official, training.run
+        old = official.read_checkpoint(self.checkpoint)
         try:
-            old = official.read_checkpoint(self.checkpoint)
             model = official.import_official(old, skeleton, heads=self.heads, stream=self.stream)
         except InputError as error:
-            text = str(error).removeprefix(f"{self.checkpoint}: ")
-            raise InputError(f"{self.checkpoint}: {text}") from error
-        encoder, queue = model.query.encoder, len(model.queues["g"].keys)
+            raise InputError(f"{self.checkpoint}: {error}") from error
+        encoder = model.query.encoder
         values = replace(
             training.config.PRESETS["paper"],
             encoder=official.read_config(old, self.heads),
-            queue_size=queue,
+            queue_size=len(model.queues["g"].keys),
             stream=self.stream,
         )
         content = {
             "preset": "paper",
-            "split": None,
             "config": asdict(values),
             "skeleton": skeleton.to_dict(),
             "persons": encoder.format.persons,
             "coords": encoder.format.coords,
-            "store": None,
             "official": {"name": self.checkpoint.name, "digest": digest(self.checkpoint)},
         }
         with new_folder(self.out, self.overwrite, run.RUN_FILES) as folder:
             write_json(folder / "config.json", content)
             run.save_encoder(encoder, folder)
-        sizes = f"{encoder.format.frames}, {skeleton.num_joints}, {encoder.format.persons}"
-        show(
-            [
-                ("frames, joints, persons", sizes),
-                ("dimensions of a clue", encoder.width),
-                ("stream", self.stream),
-                ("run", self.out),
-            ]
-        )
+        show([("dimensions of a clue", encoder.width), ("stream", self.stream), ("run", self.out)])
