@@ -37,7 +37,7 @@ class Batch(NamedTuple):
     view_k: Tensor  # (N, C, T, V, M)
     clean: Tensor  # (N, C, T, V, M), the stretch that view_q was made of
 
-
+# %% ../../nbs/handbook/training/02_batches.ipynb #t2batch1
 class Batches:
     """The clips of a run: which come in a step, and two views of each.
 
@@ -110,7 +110,7 @@ class Batches:
         clean, view_q, _, view_k = (x[mine] for x in views)
         return Batch(chosen, view_q, view_k, clean)
 
-
+# %% ../../nbs/handbook/training/02_batches.ipynb #t2batch2
 def _check_shares(config: PretrainConfig) -> None:
     "InputError unless every rank gets as many clips of a batch, and enough of them for batch normalisation."
     ranks, least = world_size(), 2 if config.batch_stats == "local" else 1

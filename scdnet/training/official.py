@@ -92,7 +92,7 @@ def read_config(old: dict[str, Tensor], heads: int = 8) -> EncoderConfig:
         projection=len(old["t_queue"]),
     )
 
-
+# %% ../../nbs/handbook/training/06_official.ipynb #t6import
 def import_official(
     old: dict[str, Tensor], skeleton: Skeleton, heads: int = 8, stream: Stream = "joint"
 ) -> MomentumContrast:
