@@ -118,18 +118,18 @@ def test_an_encoder_is_trained_resumed_and_loaded(store, tmp_path):
 
 def test_an_encoder_that_was_passed_in_is_asked_for(store, tmp_path):
     run = train(store, tmp_path / "run", encoder=made())
-    with pytest.raises(InputError, match="was trained with an encoder .* of class Small"):
+    with pytest.raises(InputError, match=r"was trained with an encoder .* of class Small"):
         load_encoder(run)
     with pytest.raises(InputError, match="encoder passed in \\(was Small, now None\\)"):
         train(store, run, resume=True)
     other = Small()
     other.where = nn.Linear(60, WIDTH + 1)
     with pytest.raises(
-        InputError, match="does not hold the encoder that was passed in: where.bias has the shape"
+        InputError, match=r"does not hold the encoder that was passed in: where.bias has the shape"
     ):
         load_encoder(run, encoder=other)
     usual = train(store, tmp_path / "usual")
-    with pytest.raises(InputError, match="does not hold the encoder that was passed in"):
+    with pytest.raises(InputError, match=r"does not hold the encoder that was passed in"):
         load_encoder(usual, encoder=Small())
 
 

@@ -7,6 +7,8 @@ import pandas as pd
 import pytest
 from small import TINY, random_walks
 
+from scdnet.data.layouts import NTU25
+from scdnet.data.store import SkeletonStore
 from scdnet.evaluation.disentanglement import (
     PAIRS,
     changed,
@@ -20,10 +22,8 @@ from scdnet.evaluation.disentanglement import (
     study,
     turned,
 )
-from scdnet.utils.files import InputError
 from scdnet.training.pretrain import pretrain
-from scdnet.data.layouts import NTU25
-from scdnet.data.store import SkeletonStore
+from scdnet.utils.files import InputError
 
 PEOPLE, TAKES = 6, 4
 ACTIONS = np.repeat(sorted({action for pair in PAIRS.values() for action in pair}), PEOPLE * TAKES)
@@ -106,7 +106,7 @@ def test_planted_codes_are_found_in_any_order(found, clues, factors):
     )
     shuffled = {name: codes[:, rng.permutation(codes.shape[1])] for name, codes in clues.items()}
     assert np.allclose(clue_scores(asked(shuffled, factors)), clue_scores(found))
-    other_names = dict(zip(clues, reversed(clues.values())))
+    other_names = dict(zip(clues, reversed(clues.values()), strict=True))
     assert np.allclose(clue_scores(asked(other_names, factors)), clue_scores(found))
 
 

@@ -9,15 +9,15 @@ import torch
 from commands import scdnet, tree
 from small import TINY, random_walks
 
-from scdnet.utils.files import digest
-from scdnet.evaluation.finetune import FinetuneConfig, evaluate_finetune
 from scdnet.evaluation.baselines import evaluate
-from scdnet.evaluation.linear import linear_config
 from scdnet.evaluation.features import features
+from scdnet.evaluation.finetune import FinetuneConfig, evaluate_finetune
+from scdnet.evaluation.linear import linear_config
 from scdnet.training.batches import Batches
 from scdnet.training.checkpoint import Checkpoints
 from scdnet.training.pretrain import Trainer, pretrain
 from scdnet.training.run import load_encoder
+from scdnet.utils.files import digest
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 CUDA = replace(TINY, device="cuda")
@@ -44,7 +44,7 @@ def test_views_are_the_same(store):
             Batches(config, store, train, torch.device(device))(step) for device in ("cpu", "cuda")
         )
         assert np.array_equal(chosen, there_chosen)
-        for a, b in zip(here, there):
+        for a, b in zip(here, there, strict=True):
             assert torch.equal(a == 0, b.cpu() == 0)  # the same joints and frames are masked
             torch.testing.assert_close(a, b.cpu())
 

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from small import random_walks
 from torch import nn
 
 from scdnet.data.layouts import KINECT20, NTU25
@@ -11,7 +12,6 @@ from scdnet.evaluation.features import calibrate
 from scdnet.model.encoder import Branch, Encoder, EncoderConfig, Projector, scd_encoder
 from scdnet.model.fast import accelerate
 from scdnet.utils.files import InputError
-from small import random_walks
 
 SMALL = EncoderConfig(frames=16, channels=8, width=16, heads=4, dropout=0.0)
 

@@ -15,11 +15,11 @@ from commands import program, scdnet
 from rank_program import CONFIG, awake, clues, outcome
 from safetensors.torch import load_file
 
+from scdnet.data.layouts import KINECT20
+from scdnet.data.store import SkeletonStore
 from scdnet.training.moco import follow
 from scdnet.training.pretrain import pretrain
 from scdnet.training.run import Run
-from scdnet.data.layouts import KINECT20
-from scdnet.data.store import SkeletonStore
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "TQDM_DELAY": "600"}
@@ -100,8 +100,11 @@ def halves(state):
     model, (_, view_q, view_k, _) = state.model, state.batches(0)
     follow(model.key, model.query, model.momentum)
     queues, losses, new = {d: queue.keys.clone() for d, queue in model.queues.items()}, [], []
-    for q, k in zip(view_q.tensor_split(2), view_k.tensor_split(2)):
-        keys, queries = dict(zip("stg", model.key(k))), dict(zip("stg", model.query(q)))
+    for q, k in zip(view_q.tensor_split(2), view_k.tensor_split(2), strict=True):
+        keys, queries = (
+            dict(zip("stg", model.key(k), strict=True)),
+            dict(zip("stg", model.query(q), strict=False)),
+        )
         losses.append(model.loss(queries, keys, queues).loss)
         new.append(keys)
     (sum(losses) / 2).backward()

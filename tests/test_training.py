@@ -217,7 +217,7 @@ def test_a_system_that_does_not_tell_its_memory(store, monkeypatch):
     """Windows has no os.sysconf."""
     layout = store.skeleton, store.persons, store.coords
     big = replace(CONFIG, encoder=replace(CONFIG.encoder, width=999_992))
-    with pytest.raises(InputError, match="expected less than the .* GB of this machine"):
+    with pytest.raises(InputError, match=r"expected less than the .* GB of this machine"):
         build_model(big, *layout)
     monkeypatch.delattr(os, "sysconf")
     check_memory(lambda: pytest.fail("nothing to compare with"))
