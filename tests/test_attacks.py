@@ -16,7 +16,6 @@ import struct
 import subprocess
 import sys
 import zipfile
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
