@@ -139,7 +139,7 @@ def test_numbers_are_read_as_python_reads_them():
         for value, places in zip(values, rng.integers(0, 9, 30_000), strict=True)
     ]
     words += (
-        "5. .5 -.5 0 -0 -0.0 007 1e3 -2.5E-3 +7 99999999.9999999 1_0 123456.7890123456789".split()
+        "5. .5 -.5 0 -0 -0.0 007 1e3 -2.5E-3 +7 999999.999999999 1_0 123456.7890123456789".split()
     )
     text = base.Text(" ".join(words).encode(), "a.txt")
     numbers = text.metres(np.array([0]), len(words))[0].tolist()

@@ -121,7 +121,7 @@ def list_entries(source: str | Path, bad: "list[LeftOut] | None" = None) -> list
     InputError
         If the source does not exist, is an empty folder or archive, or is a damaged or hostile archive.
     """
-    source, problems = Path(source), []
+    source, problems = Path(source), list[tuple[str, str]]()
     if source.is_dir():
         places = [
             (root, name) for root, _, names in os.walk(source, onerror=_raise) for name in names
@@ -134,11 +134,11 @@ def list_entries(source: str | Path, bad: "list[LeftOut] | None" = None) -> list
         raise InputError(f"{source}: no such file or folder")
     found = [entry for path in files for entry in _one_file(path, problems)]
     if problems and (bad is None or not found):
-        raise InputError(problems[0].reason)
+        raise InputError(problems[0][1])
     if not found:
         raise InputError(f"{source}: holds no file, expected recordings")
     if bad is not None:
-        bad += problems
+        bad += [bad_clip(PurePosixPath(place).stem, place, reason) for place, reason in problems]
     return found
 
 # %% ../../../nbs/handbook/data/readers/01_base.ipynb #07d5e22c
@@ -157,14 +157,10 @@ def points_outside(name: str) -> bool:
     return name.startswith(("/", "\\")) or ".." in name.replace("\\", "/").split("/")
 
 
-def _one_file(path: str, problems: "list[LeftOut]") -> list[Entry]:
-    """The entries of one file; `problems` gets what cannot be trusted."""
-
-    def refuse(place: str, reason: str) -> None:
-        problems.append(bad_clip(PurePosixPath(place).stem, place, reason))
-
+def _one_file(path: str, problems: list[tuple[str, str]]) -> list[Entry]:
+    """The entries of one file; `problems` gets the place of what cannot be trusted, and the reason."""
     if not os.path.isfile(path):
-        refuse(path, f"{path}: is no ordinary file, expected a recording or an archive")
+        problems.append((path, f"{path}: is no ordinary file, expected a recording or an archive"))
         return []
     if not path.lower().endswith(".zip"):
         return [Entry(path)]
@@ -174,16 +170,17 @@ def _one_file(path: str, problems: "list[LeftOut]") -> list[Entry]:
             if sum(info.compress_size for info in infos) > os.path.getsize(path):
                 raise zipfile.BadZipFile("the members of this zip archive overlap")
     except InputError as error:
-        refuse(path, str(error))
+        problems.append((path, str(error)))
         return []
     names, found = Counter(info.filename for info in infos), []
     for name, count in sorted(names.items()):
+        place, member = f"{path}/{name}", f"{path}: member {name!r}"
         if points_outside(name):
-            refuse(f"{path}/{name}", f"{path}: member {name!r} points outside the archive")
+            problems.append((place, f"{member} points outside the archive"))
         elif not _junk(name):
             found.append(Entry(path, name))
         if count > 1:
-            refuse(f"{path}/{name}", f"{path}: member {name!r} is there twice")
+            problems.append((place, f"{member} is there twice"))
     return found
 
 # %% ../../../nbs/handbook/data/readers/01_base.ipynb #5b1e0a06
