@@ -16,7 +16,6 @@ import struct
 import subprocess
 import sys
 import zipfile
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +25,10 @@ from commands import assert_mistake, scdnet, tree
 from safetensors.torch import load_file, save_file
 from small import TINY, random_walks
 
-from scdnet.training.pretrain import pretrain
-from scdnet.data.store import SkeletonStore
 from scdnet.data.mannequin.ntu_files import skeleton_text
 from scdnet.data.mannequin.perform import perform
+from scdnet.data.store import SkeletonStore
+from scdnet.training.pretrain import pretrain
 
 PACKAGE = Path(__file__).parents[1] / "scdnet"
 case = pytest.mark.parametrize
@@ -482,7 +481,7 @@ def test_a_formula_is_a_name_like_others(tmp_path):
     rows = "".join(
         f'{file},{label},"{name.replace(chr(34), chr(34) * 2)}"\n'
         for file, label, name in zip(
-            ("a.npy", "b.npy", "a.npy", "b.npy", "a.npy"), (0, 1, 0, 1, 0), names
+            ("a.npy", "b.npy", "a.npy", "b.npy", "a.npy"), (0, 1, 0, 1, 0), names, strict=True
         )
     )
     write_set(tmp_path / "mine", folder_set(clips_csv=b"file,label,name\n" + rows.encode()))
@@ -819,8 +818,8 @@ def test_metrics_of_a_run(content, mine):
 
 def sealed(folder):
     """Digests that fit, as somebody who means harm would write them."""
-    from scdnet.utils.files import digest
     from scdnet.training.checkpoint import _digest
+    from scdnet.utils.files import digest
 
     numbers = json.loads((folder / "state.json").read_text())
     numbers.pop("digests")
@@ -844,7 +843,10 @@ def number(name, value):
     return lambda folder: changed(folder / "state.json", (name, value))
 
 
-first = lambda tensors: next(name for name in sorted(tensors) if tensors[name].dim())
+def first(tensors):
+    return next(name for name in sorted(tensors) if tensors[name].dim())
+
+
 CHECKPOINTS = {
     "optimiser: another shape": state("optimizer", lambda t: t | {first(t): torch.ones(3, 3)}),
     "optimiser: another name": state("optimizer", lambda t: t | {"0.__class__": torch.ones(1)}),
@@ -919,12 +921,10 @@ def test_checkpoint_without_digests_is_damaged(content, mine):
 
 def flags():
     """TINY on the command line."""
+    from scdnet.paper.ablations import as_flags, differences, plain
     from scdnet.training.config import PRESETS
-    from scdnet.paper.tables import as_flags, differences
 
-    found = differences(
-        json.loads(json.dumps(asdict(TINY))), json.loads(json.dumps(asdict(PRESETS["demo"])))
-    )
+    found = differences(plain(TINY), plain(PRESETS["demo"]))
     return [*as_flags(found).split(), "--device", "cpu", "--save-every", "1"]
 
 
@@ -1093,7 +1093,7 @@ def test_memory_is_asked_for_after_the_size_is_known(mine):
     said = done.stderr.split("end\n")[:-1]
     wrong = [
         (w[1], code, line)
-        for w, code, line in zip(words, codes, said)
+        for w, code, line in zip(words, codes, said, strict=True)
         if code != "2" or len(line.splitlines()) != 1 or not line.startswith("scdnet: ")
     ]
     assert len(codes) == len(words) and not wrong, (wrong, done.stderr[-2000:])

@@ -129,7 +129,7 @@ def test_an_encoder_that_was_passed_in_is_asked_for(store, tmp_path):
     ):
         load_encoder(run, encoder=other)
     usual = train(store, tmp_path / "usual")
-    with pytest.raises(InputError, match="does not hold the encoder that was passed in"):
+    with pytest.raises(InputError, match=r"does not hold the encoder that was passed in"):
         load_encoder(usual, encoder=Small())
 
 

@@ -18,17 +18,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from scdnet.data import prepare
 from scdnet.app.cli.main import main
-from scdnet.utils.files import InputError
-from scdnet.data.readers.arrays import unpad
-from scdnet.data.readers.npz import Array, archive_members
-from scdnet.data.readers.pickles import load_pickle
-from scdnet.data.readers.base import Entry
-from scdnet.data.preprocess import preprocess
-from scdnet.data.store import SkeletonStore
+from scdnet.data import prepare
 from scdnet.data.mannequin.ntu_files import synthesize
 from scdnet.data.mannequin.perform import MannequinConfig
+from scdnet.data.preprocess import preprocess
+from scdnet.data.readers.arrays import unpad
+from scdnet.data.readers.base import Entry
+from scdnet.data.readers.npz import Array, archive_members
+from scdnet.data.readers.pickles import load_pickle
+from scdnet.data.store import SkeletonStore
+from scdnet.utils.files import InputError
 
 
 def run(source, out, *words):
@@ -91,7 +91,7 @@ def write_pyskl(store, place):
     sides = {
         f"{split}_{side}": [store.names[i] for i in rows]
         for split in ("xsub", "xview")
-        for side, rows in zip(("train", "val"), store.split(split))
+        for side, rows in zip(("train", "val"), store.split(split), strict=True)
     }
     annotations = [
         {
@@ -109,7 +109,7 @@ def write_pyskl(store, place):
 
 def ctrgcn_arrays(store, T=300):
     arrays = {}
-    for side, rows in zip(("train", "test"), store.split("xsub")):
+    for side, rows in zip(("train", "test"), store.split("xsub"), strict=True):
         arrays[f"x_{side}"] = np.stack(
             [
                 np.pad(store[i], ((0, T - len(store[i])), (0, 0), (0, 0), (0, 0))).reshape(T, 150)
@@ -135,7 +135,7 @@ def in_loop(clip, T=300):
 
 def write_agcn(store, place, split="xsub", lengths=False):
     (place / split).mkdir()
-    for side, rows in zip(("train", "val"), store.split(split)):
+    for side, rows in zip(("train", "val"), store.split(split), strict=True):
         frames = np.stack([in_loop(store[i]) for i in rows]).transpose(0, 4, 1, 3, 2)
         np.save(place / split / f"{side}_data_joint.npy", np.ascontiguousarray(frames))
         np.save(place / split / f"{side}_data_bone.npy", np.zeros(3))
@@ -240,7 +240,10 @@ def test_agcn_in_published_order(store):
         [1, 0.2, 0.5]
     )
     clip[:, 0] += moved
-    centre = lambda frames: (frames - frames[:, :1, 1, None]) * frames.any(axis=-1, keepdims=True)
+
+    def centre(frames):
+        return (frames - frames[:, :1, 1, None]) * frames.any(axis=-1, keepdims=True)
+
     back = unpad(centre(in_loop(clip)))
     np.testing.assert_array_equal(back, centre(clip))
 
@@ -677,7 +680,10 @@ def array_state(
     shape, code, content, dtype_state=(3, "<", None, None, None, -1, -1, 0), twice=False
 ):
     """An array in the way of protocol 2, with any state."""
-    body = lambda value: pickle.dumps(value, 2)[2:-1]
+
+    def body(value):
+        return pickle.dumps(value, 2)[2:-1]
+
     build = (
         b"(K\x01"
         + body(shape)

@@ -92,7 +92,7 @@ def test_prepare(packed, format, mine, tmp_path):
         "subject"
     ].tolist() == [1, 2, 1, 2]
     assert store.frames.shape == (26, 2, 4, 2) and store.clips["persons"].tolist() == [1, 2, 1, 1]
-    for found, given in zip(store, clips):
+    for found, given in zip(store, clips, strict=True):
         given = given if given.ndim == 4 else given[:, None]
         assert (found[:, : given.shape[1]] == given.astype(np.float32)).all() and not found[
             :, given.shape[1] :

@@ -12,12 +12,12 @@ import pytest
 from commands import assert_mistake, scdnet, table, tree
 from hypothesis import given, settings, strategies as st
 
-from scdnet.utils.files import InputError
-from scdnet.data.readers import ntu
-from scdnet.data.preprocess import preprocess
 from scdnet.data.layouts import KINECT20
-from scdnet.data.store import SkeletonStore
 from scdnet.data.mannequin.perform import perform
+from scdnet.data.preprocess import preprocess
+from scdnet.data.readers import ntu
+from scdnet.data.store import SkeletonStore
+from scdnet.utils.files import InputError
 
 NTU, NWUCLA = "S001C001P001R001A00{}.skeleton", "a0{}_s01_e00_v01.json"
 GOOD, BAD = (1, 2, 4), 3  # the damaged file is neither the first nor the last

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from scdnet.app.cli.main import main
+from scdnet.data.mannequin.pku_files import perform_video, synthesize_pku
 from scdnet.data.readers import pku
 from scdnet.data.store import SkeletonStore
-from scdnet.data.mannequin.pku_files import perform_video, synthesize_pku
 
 SKELETONS, LABELS, SPLIT = "PKU_Skeleton", "Train_Label_PKU_final", "Split/cross-subject.txt"
 VIDEO, ROWS = "0290-L", 4  # the video that is damaged, and its label rows
@@ -171,9 +171,10 @@ def test_cutting(words, first, last, raw, tmp_path):
     found = SkeletonStore.open(tmp_path / "store")
     frames = perform_video("0290").frames["L"]
     assert len(frames) >= 429 and len(found) == 1 and found.lengths[0] == last - first
-    size = lambda x: np.linalg.norm(
-        x[:, 0, 1] - x[:, 0, 0], axis=-1
-    )  # a bone's length survives the turning
+
+    def size(x):  # a bone's length survives the turning
+        return np.linalg.norm(x[:, 0, 1] - x[:, 0, 0], axis=-1)
+
     np.testing.assert_allclose(size(found[0]), size(frames[first:last]), atol=1e-5)
 
 

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from scdnet.data.prepare import prepare
-from scdnet.data.store import SkeletonStore
 from scdnet.data.mannequin.ntu_files import skeleton_text
 from scdnet.data.mannequin.perform import perform
+from scdnet.data.prepare import prepare
+from scdnet.data.store import SkeletonStore
 
 PROGRAM = "import sys; from scdnet.data.prepare import prepare; prepare(sys.argv[1], sys.argv[2], workers=2, progress=False)"
 KILLS = int(os.environ.get("SCDNET_KILLS", 5))

@@ -30,7 +30,7 @@ from ..training.config import PRESETS, PretrainConfig
 from ..training.pretrain import pretrain
 from ..training.run import Run, check_same, describe
 from ..utils.distributed import once
-from ..utils.files import InputError, write_json
+from ..utils.files import InputError, shipped, write_json
 from ..utils.machine import machine
 from ..utils.records import ASIDE, COLUMNS, Result, flat, read_results
 
@@ -72,76 +72,9 @@ def configured(row: Row, config: PretrainConfig) -> PretrainConfig:
 
 # %% ../../nbs/handbook/paper/02_ablations.ipynb #63a8a5a8
 FULL = "full"
-
-
-def _encoder(extractor: str = "Non-Shared", decoupling: str = "Projection & Refinement") -> str:
-    return f"Extractor={extractor}; Decoupling={decoupling}"
-
-
-def _sizes(
-    layer: int = 3, channel: int = 64, trans: int = 1, head: int = 8, width: int = 2048
-) -> str:
-    return f"GCN Layer={layer}; GCN Channel={channel}; Trans. Layer={trans}; Trans. Head={head}; Trans. Channel={width}"
-
-
-def _loss(granularity: str, loss: str) -> str:
-    return f"Granularity={granularity}; Loss Type={loss} Loss"
-
-
-def _views(conventional: str, masking: str) -> str:
-    return f"Conventional={conventional}; Masking={masking}"
-
-
-_BARE = {"view.rotate": False, "view.flip": False, "view.shear": False}
-_OPEN = {"view.spatial": "none", "view.temporal": "none"}
-_RANDOM = {"view.spatial": "random", "view.temporal": "random"}
-
-# %% ../../nbs/handbook/paper/02_ablations.ipynb #63a8a5p1
-TABLES = {
-    "table5": (
-        Row("no-extractor", _encoder("None"), {"encoder.extractor": "none"}),
-        Row(FULL, _encoder()),
-        Row("shared-extractor", _encoder("Shared"), {"encoder.extractor": "shared"}),
-        Row(
-            "no-decoupling",
-            _encoder(decoupling="None"),
-            {"encoder.decoupling": "none"},
-            like={"encoder.width": "encoder.channels"},
-        ),
-        Row(
-            "no-refinement",
-            _encoder(decoupling="Projection"),
-            {"encoder.decoupling": "projection"},
-        ),
-    ),
-    "table6": (
-        Row("2-gcn-layers", _sizes(layer=2), {"encoder.gcn_layers": 2}),
-        Row(FULL, _sizes()),
-        Row("4-gcn-layers", _sizes(layer=4), {"encoder.gcn_layers": 4}),
-        Row("half-channels", _sizes(channel=32), times={"encoder.channels": 1 / 2}),
-        Row("double-channels", _sizes(channel=128), times={"encoder.channels": 2}),
-        Row("2-layers", _sizes(trans=2), {"encoder.layers": 2}),
-        Row("4-heads", _sizes(head=4), {"encoder.heads": 4}),
-        Row("16-heads", _sizes(head=16), {"encoder.heads": 16}),
-        Row("half-width", _sizes(width=1024), times={"encoder.width": 1 / 2}),
-        Row("double-width", _sizes(width=4096), times={"encoder.width": 2}),
-    ),
-    "table7": (
-        Row("st-instance", _loss("S-T", "Instance"), {"granularity": "st", "loss": "instance"}),
-        Row("st-interactive", _loss("S-T", "Interactive"), {"granularity": "st"}),
-        Row("stg-instance", _loss("S-T-G", "Instance"), {"loss": "instance"}),
-        Row(FULL, _loss("S-T-G", "Interactive")),
-        Row("stg-both", _loss("S-T-G", "Interactive & Instance"), {"loss": "both"}),
-    ),
-    "table8": (
-        Row("no-augmentation", _views("None", "None"), _BARE | _OPEN),
-        Row("no-masking", _views("✓", "None"), _OPEN),
-        Row(FULL, _views("✓", "Ours")),
-        Row("random-masking", _views("✓", "Random"), _RANDOM),
-        Row("spatial-only", _views("✓", "Spatial Only"), {"view.temporal": "none"}),
-        Row("temporal-only", _views("✓", "Temporal Only"), {"view.spatial": "none"}),
-        Row("masking-only", _views("None", "Ours"), _BARE),
-    ),
+TABLES: dict[str, tuple[Row, ...]] = {
+    table: tuple(Row(**row) for row in rows)
+    for table, rows in json.loads(shipped("ablations.json").read_text("utf-8")).items()
 }
 
 # %% ../../nbs/handbook/paper/02_ablations.ipynb #ablname2

@@ -205,6 +205,7 @@ class Semi(Evaluate):
     protocol = "semi"
 
     def score(self, run: "Run", store: "SkeletonStore", out: Path) -> "Result":
+        run.format.check(store)
         index, few = out.with_suffix(".csv"), evaluation.few_labels
         refuse_existing(self.out and index, self.overwrite)
         if self.index:

@@ -103,16 +103,15 @@ def bars() -> bool:
 def show(rows: Sequence[Sequence[object]]) -> None:
     """Print rows as aligned columns: text to the left, numbers to the right, None as a dash."""
 
-    texts = [
-        ["-" if v is None else f"{v:.1f}" if isinstance(v, float) else str(v) for v in row]
-        for row in rows
-    ]
-    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
-    for row, words in zip(rows, texts, strict=True):
-        cells = (
-            word.rjust(width) if isinstance(value, int | float) else word.ljust(width)
-            for value, word, width in zip(row, words, widths, strict=True)
-        )
+    def text(value: object) -> str:
+        return "-" if value is None else f"{value:.1f}" if isinstance(value, float) else str(value)
+
+    widths = [max(len(text(value)) for value in column) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = [
+            text(v).rjust(w) if isinstance(v, int | float) else text(v).ljust(w)
+            for v, w in zip(row, widths, strict=True)
+        ]
         print("  ".join(cells).rstrip())
 
 # %% ../../../nbs/handbook/app/cli/01_parsing.ipynb #3006b1d2

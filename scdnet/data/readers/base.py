@@ -64,9 +64,7 @@ class Entry:
     @property
     def file(self) -> str:
         """File name without folders."""
-        return (
-            os.path.basename(self.path) if self.member is None else PurePosixPath(self.member).name
-        )
+        return os.path.basename(self.path if self.member is None else self.member)
 
     @property
     def name(self) -> str:
@@ -96,17 +94,14 @@ class Entry:
     def head(self, count: int) -> bytes:
         """The first `count` bytes of the content, all of it where that is shorter; InputError if they cannot be read."""
         with readable(self.label):
-            return (
-                read_bytes(self.path, sys.maxsize, count)
-                if self.member is None
-                else self._unpack(count)
-            )
+            if self.member is None:
+                return read_bytes(self.path, sys.maxsize, count)
+            return self._unpack(count)
 
     def _unpack(self, count: int) -> bytes:
-        if self.info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise zipfile.BadZipFile(
-                f"compression method {self.info.compress_type}, expected stored or deflated"
-            )
+        method = self.info.compress_type
+        if method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise zipfile.BadZipFile(f"compression method {method}, expected stored or deflated")
         with open_zip(self.path).open(self.info) as file:
             return file.read(count)
 
@@ -126,36 +121,28 @@ def list_entries(source: str | Path, bad: "list[LeftOut] | None" = None) -> list
     InputError
         If the source does not exist, is an empty folder or archive, or is a damaged or hostile archive.
     """
-
-    problems: list[LeftOut] = []
-
-    def refuse(place: str, reason: str) -> None:
-        if bad is None:
-            raise InputError(reason)
-        problems.append(bad_clip(PurePosixPath(place).stem, place, reason))
-
-    source = Path(source)
+    source, problems = Path(source), list[tuple[str, str]]()
     if source.is_dir():
-        files = sorted(
-            os.path.join(root, name)
-            for root, _, names in os.walk(source, onerror=_unreadable)
-            for name in names
-            if not _junk(os.path.relpath(os.path.join(root, name), source))
-        )
+        places = [
+            (root, name) for root, _, names in os.walk(source, onerror=_raise) for name in names
+        ]
+        paths = sorted(os.path.join(*place) for place in places)
+        files = [path for path in paths if not _junk(os.path.relpath(path, source))]
     elif source.exists():
         files = [str(source)]
     else:
         raise InputError(f"{source}: no such file or folder")
-    found = [entry for path in files for entry in _one_file(path, refuse)]
+    found = [entry for path in files for entry in _one_file(path, problems)]
+    if problems and (bad is None or not found):
+        raise InputError(problems[0][1])
     if not found:
-        nothing = f"{source}: holds no file, expected recordings"
-        raise InputError(problems[0].reason if problems else nothing)
+        raise InputError(f"{source}: holds no file, expected recordings")
     if bad is not None:
-        bad += problems
+        bad += [bad_clip(PurePosixPath(place).stem, place, reason) for place, reason in problems]
     return found
 
 # %% ../../../nbs/handbook/data/readers/01_base.ipynb #07d5e22c
-def _unreadable(error: OSError) -> None:
+def _raise(error: OSError) -> None:
     raise InputError(f"{error.filename}: cannot be read ({error.strerror})") from error
 
 
@@ -170,30 +157,30 @@ def points_outside(name: str) -> bool:
     return name.startswith(("/", "\\")) or ".." in name.replace("\\", "/").split("/")
 
 
-def _one_file(path: str, refuse: Callable[[str, str], None]) -> list[Entry]:
+def _one_file(path: str, problems: list[tuple[str, str]]) -> list[Entry]:
+    """The entries of one file; `problems` gets the place of what cannot be trusted, and the reason."""
     if not os.path.isfile(path):
-        refuse(path, f"{path}: is no ordinary file, expected a recording or an archive")
+        problems.append((path, f"{path}: is no ordinary file, expected a recording or an archive"))
         return []
-    return _members(path, refuse) if path.lower().endswith(".zip") else [Entry(path)]
-
-
-def _members(path: str, refuse: Callable[[str, str], None]) -> list[Entry]:
+    if not path.lower().endswith(".zip"):
+        return [Entry(path)]
     try:
         with readable(path, " as a zip archive"):
             infos = [info for info in open_zip(path).infolist() if not info.is_dir()]
             if sum(info.compress_size for info in infos) > os.path.getsize(path):
                 raise zipfile.BadZipFile("the members of this zip archive overlap")
     except InputError as error:
-        refuse(path, str(error))
+        problems.append((path, str(error)))
         return []
     names, found = Counter(info.filename for info in infos), []
     for name, count in sorted(names.items()):
+        place, member = f"{path}/{name}", f"{path}: member {name!r}"
         if points_outside(name):
-            refuse(f"{path}/{name}", f"{path}: member {name!r} points outside the archive")
+            problems.append((place, f"{member} points outside the archive"))
         elif not _junk(name):
             found.append(Entry(path, name))
         if count > 1:
-            refuse(f"{path}/{name}", f"{path}: member {name!r} is there twice")
+            problems.append((place, f"{member} is there twice"))
     return found
 
 # %% ../../../nbs/handbook/data/readers/01_base.ipynb #5b1e0a06
@@ -271,7 +258,7 @@ class Text:
         width = int(min(lengths.max(), DIGITS))
         # all stretches of `width` bytes, as items that are copied at once; those that end where words end
         windows = np.ndarray(len(self.data) - width + 1, f"V{width}", self.data, strides=(1,))
-        characters = windows[ends - width].view(np.uint8).reshape(-1, width).T.copy()
+        characters = windows[np.maximum(ends - width, 0)].view(np.uint8).reshape(-1, width).T.copy()
         place = np.arange(width, dtype=np.uint8)[::-1, None]  # counted from the end of a word
         inside = place < lengths
         digits = characters - np.uint8(48)
@@ -279,24 +266,19 @@ class Text:
         negative, points = self.bytes[starts] == 45, is_point.sum(0, np.uint8)
         count = is_digit.sum(0, np.uint8)
         plain = (
-            (count > 0) & (points < 2) & (count + points + negative == lengths) & (ends >= width)
+            (count + points + negative == lengths) & (count > 0) & (points < 2) & (ends >= width)
         )
         power = 10.0 ** np.arange(DIGITS)
         scale = power[(is_point * place).sum(0, np.uint8)]
         shifted = power[place[:, 0]] @ (digits * is_digit)  # a zero in the place of the point
         whole = points * np.floor(shifted / (10 * scale))
         numbers = (shifted - 9 * scale * whole) / scale
-        np.negative(numbers, out=numbers, where=negative)
+        numbers = np.where(negative, -numbers, numbers)
         for i in np.flatnonzero(~plain):
-            numbers[i] = _number(self._word(words[i]))
+            numbers[i] = np.nan
+            with contextlib.suppress(ValueError):
+                numbers[i] = float(self._word(words[i]))
         return numbers
-
-
-def _number(word: bytes) -> float:
-    try:
-        return float(word)
-    except ValueError:
-        return np.nan
 
 # %% ../../../nbs/handbook/data/readers/01_base.ipynb #901de608
 @dataclass
@@ -304,9 +286,8 @@ class Clip:
     """One recorded action. Numbers that a data set does not have are -1."""
 
     name: str
-    frames: (
-        np.ndarray
-    )  # (T, M, V, C): frames, bodies, joints, coordinates; zeros where a joint or body is missing
+    # (T, M, V, C): frames, bodies, joints, coordinates; zeros where a joint or body is missing
+    frames: np.ndarray
     label: int  # class, from 0
     subject: int = -1
     camera: int = -1
@@ -321,9 +302,8 @@ class LeftOut:
     name: str
     source: str
     reason: str
-    bad: bool = (
-        False  # True: something is wrong with it; False: a rule of the preparation leaves it out
-    )
+    # True: something is wrong with it; False: a rule of the preparation leaves it out
+    bad: bool = False
 
 
 def bad_clip(name: object, source: str, reason: str) -> LeftOut:
@@ -341,9 +321,8 @@ class Scan:
     persons: int  # M, bodies kept in each clip
     coords: int = 3  # C, coordinates of a joint
     rule: str | None = None  # name of a rule set in `scdnet.data.splits`
-    lists: dict = field(
-        default_factory=dict
-    )  # {split: (names of training clips, names of test clips)}; goes before the rule
+    # {split: (names of training clips, names of test clips)}; goes before the rule
+    lists: dict = field(default_factory=dict)
     normalise: bool = True  # select bodies, centre and turn, as `scdnet.data.preprocess` does
     keep_empty: bool = False  # clips in which nobody is seen enter as zeros; else they are bad
     at_once: int = 16  # tasks sent to a process together; fewer where a task gives many clips

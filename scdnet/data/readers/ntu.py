@@ -16,15 +16,7 @@ from functools import lru_cache
 import numpy as np
 
 from ..layouts import NTU25
-from scdnet.data.readers.base import (
-    Clip,
-    Entry,
-    Format,
-    LeftOut,
-    Scan,
-    class_names,
-    Text,
-)
+from .base import Clip, Entry, Format, LeftOut, Scan, Text, class_names
 from ..splits import ntu_version
 from ...utils.files import InputError, shipped
 
@@ -76,9 +68,8 @@ def arrange(counts: np.ndarray, joints: np.ndarray, keep: np.ndarray | None = No
     frame = np.repeat(np.arange(len(counts)), counts)
     if keep is not None:
         frame, joints = frame[keep], joints[keep]
-    place = np.arange(len(frame)) - np.searchsorted(
-        frame, frame
-    )  # in its frame: 0 for the first body
+    # in its frame: 0 for the first body
+    place = np.arange(len(frame)) - np.searchsorted(frame, frame)
     kept = place < BODIES
     clip = np.zeros((len(counts), 1 + place[kept].max(initial=0), *joints.shape[1:]), np.float32)
     clip[frame[kept], place[kept]] = joints[kept]
@@ -153,9 +144,8 @@ def is_ghost(ids: list[bytes], joints: np.ndarray) -> np.ndarray:
     -------
     (B,) bool. Source: CTR-GCN's published preparation, as described.
     """
-    number = {
-        name: i for i, name in enumerate(dict.fromkeys(ids))
-    }  # bodies in the order of their first frames
+    # bodies in the order of their first frames
+    number = {name: i for i, name in enumerate(dict.fromkeys(ids))}
     body = np.array([number[name] for name in ids], np.int64)
     frames = np.bincount(body)
     width, height = np.ptp(joints[:, :, :2], axis=1).T
