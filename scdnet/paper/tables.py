@@ -338,7 +338,7 @@ def _ablated(
 def collect(places: Sequence[str | Path], out: str | Path) -> Path:
     """Write the results found in `places` to one small JSON file, which `local_results` reads like any other. Returns `out`."""
     rows = local_results(places, shelf=False).drop(columns="file").to_dict("records")
-    whole = ("seed", "run_seed")
+    whole = ("seed", "run_seed", "draws", "labelled")
     kept: list[dict[str, Any]] = [
         {k: int(v) if k in whole else v for k, v in row.items() if v == v and v != ""}
         for row in rows
