@@ -309,7 +309,7 @@ def test_a_restart_does_not_touch_the_run_of_somebody_else(folder, one):
     [
         (
             ["pretrain", "--split", "half", *SIZES, "--batch-size", 7],
-            "batch_size is 7, expected a multiple of the 2 ranks",
+            "batch_size is 7, expected a multiple of the 2 ranks, at least 4",
         ),
         (["synthesize"], "synthesize works in one process; start it without torchrun"),
     ],

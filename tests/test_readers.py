@@ -130,8 +130,27 @@ def test_processes_do_not_share_a_place_in_an_archive(tmp_path):
 
 
 def test_numbers_are_read_as_python_reads_them():
+    """To the last bit, also where more than one block of words is read and a word is no plain decimal."""
     rng = np.random.default_rng(0)
-    values = [float(v) for v in rng.normal(size=300) * 10.0 ** rng.integers(-9, 9, 300)]
-    lines = [b" ".join(repr(v).encode() for v in values[i : i + 3]) for i in range(0, 300, 3)]
-    assert base.parse_numbers(lines, 3).ravel().tolist() == values
-    assert np.isnan(base.parse_numbers([b"1 x 3"], 3)[0]).tolist() == [False, True, False]
+    values = rng.normal(size=30_000) * 10.0 ** rng.integers(-9, 5, 30_000)
+    words = [repr(float(value)) for value in values]
+    words += [
+        f"{value:.{places}f}"
+        for value, places in zip(values, rng.integers(0, 9, 30_000), strict=True)
+    ]
+    words += (
+        "5. .5 -.5 0 -0 -0.0 007 1e3 -2.5E-3 +7 999999.999999999 1_0 123456.7890123456789".split()
+    )
+    text = base.Text(" ".join(words).encode(), "a.txt")
+    numbers = text.metres(np.array([0]), len(words))[0].tolist()
+    assert [repr(number) for number in numbers] == [repr(float(word)) for word in words]
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["-", ".", "-.", "1.2.3", "--1", "1-", "x", "1e", "nan", "-inf", "1e6", "1\x002", "\xe9"],
+)
+def test_a_word_that_is_no_number_of_metres_is_named_with_its_line(word):
+    text = base.Text(f"1 2 3\n4\t{word}  6 \r\n".encode("latin-1"), "a.txt")
+    with pytest.raises(InputError, match=r"^a\.txt, line 2: found .*, expected x, y, z in metres$"):
+        text.metres(np.arange(2), 3)

@@ -14,6 +14,7 @@ from scdnet.evaluation import linear
 from scdnet.paper.ablations import TABLES, ablate
 from scdnet.paper.tables import averaged, collect, compare, find_results, local_results
 from scdnet.utils.files import shipped
+from scdnet.utils.records import Result, read_results
 
 ROOT = Path(__file__).parents[1]
 
@@ -303,3 +304,16 @@ def test_places_without_results(store, tmp_path):
     assert_mistake(scdnet("results", store.path), "no results")
     assert_mistake(scdnet("results", "--collect", tmp_path / "mine.json"), "folder")
     assert tree(tmp_path) == []
+
+
+def test_a_collection_of_different_protocols(tmp_path):
+    """What only some of the results have, such as the number of draws, stays a whole number beside the gaps of the others."""
+    semi = Result("semi", "half", 50.0, dataset="d", draws=2, labelled=7, fraction=0.4, run="a")
+    knn = Result("knn", "half", 60.0, dataset="d", run="a")
+    for one in (semi, knn):
+        replace(one, recipe="demo", run_seed=0).write(tmp_path / "in" / f"{one.protocol}.json")
+    found = read_results(collect([tmp_path / "in"], tmp_path / "out.json"))
+    assert {(one.protocol, one.draws, one.labelled) for one in found} == {
+        ("semi", 2, 7),
+        ("knn", None, None),
+    }

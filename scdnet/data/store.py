@@ -292,7 +292,8 @@ class SkeletonStore:
             return self._sides[name]
         has = f"no such split, expected one of {', '.join(self.splits)}"
         if name in self._sides:
-            has = "all clips on one side, expected some on both"
+            train, test = map(len, self._sides[name])
+            has = f"{train} training and {test} test clips in it, expected some of both"
         elif not self.splits:
             has = f"no split; {NO_SPLIT}"
         raise InputError(f"split {name!r}: {self.path} has {has}")
@@ -351,7 +352,7 @@ class SkeletonStore:
         classes = [str(c) for c in (range(max(labels) + 1) if classes is None else classes)]
         if not 0 <= min(labels) <= max(labels) < len(classes):
             found, last = f"{min(labels)} to {max(labels)}", len(classes) - 1
-            raise InputError(f"labels: {found}, expected 0 to {last}, the number of classes less 1")
+            raise InputError(f"labels: {found}, expected 0 to {last}, one for each class")
         columns = {k: _whole_numbers(v, f"column {k}", count) for k, v in (columns or {}).items()}
         if unknown := set(columns) - set(NUMBERS):
             raise InputError(f"columns: no {min(unknown)!r}, expected some of {', '.join(NUMBERS)}")
@@ -414,7 +415,7 @@ def _read_meta(path: Path) -> dict:
         raise InputError(f"{path}: no such folder, expected a store")
     for name in FILES[:3]:
         if not (path / name).is_file():
-            raise InputError(f"{path / name}: missing; a store is made by scdnet prepare")
+            raise InputError(f"{path / name}: missing; scdnet prepare makes a whole store")
     file = path / "meta.json"
     try:
         return dict(_META.validate_python(read_json(file, 2**25)))

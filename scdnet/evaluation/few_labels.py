@@ -85,11 +85,8 @@ def draw_labelled(
 # %% ../../nbs/handbook/evaluation/07_few_labels.ipynb #ca9e633d
 def write_draws(path: str | Path, store: SkeletonStore, draws: Sequence[np.ndarray]) -> None:
     """Write the index of `draws`: a CSV file with the columns draw, name, class."""
-    rows = [
-        (draw, store.names[i], store.classes[store.labels[i]])
-        for draw, chosen in enumerate(draws)
-        for i in chosen
-    ]
+    order = [(draw, i) for draw, chosen in enumerate(draws) for i in chosen]
+    rows = [(draw, store.names[i], store.classes[store.labels[i]]) for draw, i in order]
     table = pd.DataFrame(rows, columns=["draw", "name", "class"])
     write_text(path, table.to_csv(index=False, lineterminator="\n"))
 

@@ -240,7 +240,7 @@ def evaluate_finetune(
     run: Run | str | Path,
     store: SkeletonStore,
     split: str,
-    config: FinetuneConfig = FinetuneConfig(),
+    config: FinetuneConfig = FinetuneConfig(),  # noqa: B008
     protocol: str = "finetune",
     starts: Sequence[str] = STARTS,
     device: str = "auto",
@@ -255,7 +255,7 @@ def evaluate_semi(
     run: Run | str | Path,
     store: SkeletonStore,
     split: str,
-    config: SemiConfig = SemiConfig(),
+    config: SemiConfig = SemiConfig(),  # noqa: B008
     draws: Sequence[np.ndarray] | None = None,
     starts: Sequence[str] = STARTS,
     device: str = "auto",

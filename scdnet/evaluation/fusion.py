@@ -121,7 +121,6 @@ def evaluate_streams(
         scores = fuse({stream: one.scores for stream, one in each.items()}).log()
         config = {"weights": WEIGHTS, **{stream: one.config for stream, one in each.items()}}
         top1 = {s: {"top1": one.top1, "best_top1": one.best_top1} for s, one in each.items()}
-        results[kind] = result_of_scores(
-            protocol, store, split, scores, config, seed=seed, streams=top1
-        )
+        more = {"seed": seed, "streams": top1}
+        results[kind] = result_of_scores(protocol, store, split, scores, config, **more)
     return Result.beside(results)

@@ -66,9 +66,8 @@ def hold_outs(
     """
     known = np.unique(subjects[subjects >= 0]) if subjects is not None else np.array([])
     if len(known) >= 3:
-        parts = np.array_split(
-            np.random.default_rng(seed_of(seed, 6)).permutation(known), min(folds, len(known))
-        )
+        shuffled = np.random.default_rng(seed_of(seed, 6)).permutation(known)
+        parts = np.array_split(shuffled, min(folds, len(known)))
         held = [np.isin(subjects, part) for part in parts]
         if all(set(labels[~h]) == set(labels) for h in held):
             return held
@@ -177,12 +176,5 @@ def evaluate_linear(
 ) -> Result:
     """`linear_probe` as a result: `top1` and `top5` of the last epoch, `best_top1` of the best one."""
     probe = linear_probe(x, store, split, config)
-    return result_of_scores(
-        "linear",
-        store,
-        split,
-        probe.scores,
-        asdict(replace(config, lr=probe.lr)),
-        best_top1=max(probe.test_top1),
-        seed=config.seed,
-    )
+    own, more = asdict(replace(config, lr=probe.lr)), {"best_top1": max(probe.test_top1)}
+    return result_of_scores("linear", store, split, probe.scores, own, seed=config.seed, **more)

@@ -94,14 +94,12 @@ def result_of_guesses(
     test = store.split(split)[1]
     guesses, labels = guesses.cpu(), torch.from_numpy(store.labels[test])
     more |= class_by_class(guesses, labels, store.classes)
-    table = pd.DataFrame(
-        {
-            "name": [store.names[i] for i in test],
-            "label": [store.classes[i] for i in labels],
-            "predicted": [store.classes[i] for i in guesses],
-            "score": score.cpu().double().numpy().round(4),
-        }
-    )
+    columns = {
+        "name": [store.names[i] for i in test],
+        "label": [store.classes[i] for i in labels],
+        "predicted": [store.classes[i] for i in guesses],
+        "score": score.cpu().double().numpy().round(4),
+    }
     return Result(
         protocol=protocol,
         split=split,
@@ -109,7 +107,7 @@ def result_of_guesses(
         config=dict(config),
         store=store.identity,
         dataset=store.dataset or store.path.name,
-        guesses=table,
+        guesses=pd.DataFrame(columns),
         **more,
     )
 

@@ -117,7 +117,7 @@ def _tasks(local: pd.DataFrame) -> Plate:
     )
     return Plate(figures.figure1(local), caption)
 
-
+# %% ../../nbs/handbook/paper/05_album.ipynb #d3cf5cp1
 def _add_classes(album: Album, stem: str, result: Result, command: str) -> None:
     "The two pictures of the classes of one result."
     said, lacks = describe(result), f"eval/{stem}.json holds no"

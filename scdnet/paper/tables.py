@@ -161,7 +161,7 @@ def _listed(values: pd.Series) -> str:
     "Each of the values once, in their order."
     return ", ".join(dict.fromkeys(str(value) for value in values if value != ""))
 
-
+# %% ../../nbs/handbook/paper/03_tables.ipynb #8c4a08p1
 def averaged(local: pd.DataFrame) -> pd.DataFrame:
     """Means over runs that differ in the seed alone (of a seed that was run twice, their mean counts once), a row for top-1 and one for top-5 where there is one.
 
@@ -198,7 +198,7 @@ def averaged(local: pd.DataFrame) -> pd.DataFrame:
     numbers = dict.fromkeys(("ours", "std", "untrained", "raw", "hours"), float)
     return pd.DataFrame(rows, columns=[*ALIKE, "metric", *FIGURES]).astype(numbers)
 
-
+# %% ../../nbs/handbook/paper/03_tables.ipynb #8c4a08p2
 def compare(local: pd.DataFrame) -> pd.DataFrame:
     """The paper's numbers for SCD-Net, and ours beside them.
 
@@ -273,7 +273,7 @@ def _how(row: Mapping[str, Any], letters: Mapping[str, str]) -> tuple:
     hours, hardware = _number(row["hours"], ".2f"), row["hardware"] or None
     return letters.get(row["recipe"]), row["seeds"], hours, hardware, row["runs"]
 
-
+# %% ../../nbs/handbook/paper/03_tables.ipynb #0e3175p1
 def texts(beside: pd.DataFrame, table: int | str | None = None) -> dict[str, list[tuple]]:
     """A comparison as lists to print, title -> rows, the first of them the head; a list without rows is left out.
 
@@ -314,7 +314,7 @@ def texts(beside: pd.DataFrame, table: int | str | None = None) -> dict[str, lis
     }
     return {title: rows for title, rows in lists.items() if len(rows) > 1}
 
-
+# %% ../../nbs/handbook/paper/03_tables.ipynb #0e3175p2
 def _ablated(
     row: Mapping[str, Any], beside: pd.DataFrame, letters: Mapping[str, str]
 ) -> tuple | None:
@@ -338,7 +338,7 @@ def _ablated(
 def collect(places: Sequence[str | Path], out: str | Path) -> Path:
     """Write the results found in `places` to one small JSON file, which `local_results` reads like any other. Returns `out`."""
     rows = local_results(places, shelf=False).drop(columns="file").to_dict("records")
-    whole = ("seed", "run_seed", "draws", "labelled")
+    whole = ("seed", "run_seed", "draws", "labelled")  # a table with gaps makes them floats
     kept: list[dict[str, Any]] = [
         {k: int(v) if k in whole else v for k, v in row.items() if v == v and v != ""}
         for row in rows

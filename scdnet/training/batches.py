@@ -37,7 +37,7 @@ class Batch(NamedTuple):
     view_k: Tensor  # (N, C, T, V, M)
     clean: Tensor  # (N, C, T, V, M), the stretch that view_q was made of
 
-
+# %% ../../nbs/handbook/training/02_batches.ipynb #t2batch1
 class Batches:
     """The clips of a run: which come in a step, and two views of each.
 
@@ -74,14 +74,14 @@ class Batches:
             )
         self.config, self.device = config, torch.device(device)
         self.epoch_steps = len(train) // config.batch_size
-        self.form = ClipFormat(
-            store.skeleton, config.encoder.frames, store.persons, store.coords, config.stream
-        )
+        sizes = config.encoder.frames, store.persons, store.coords
+        self.form = ClipFormat(store.skeleton, *sizes, config.stream)
         self.transforms = transforms or view_chain(config.view)
-        made = self.transforms(torch.zeros(2, *self.form.shape), store.skeleton, Generator())
-        if made.shape != (2, *self.form.shape):
+        shape = 2, *self.form.shape
+        made = self.transforms(torch.zeros(shape), store.skeleton, Generator())
+        if made.shape != shape:
             raise InputError(
-                f"transforms: clips of shape {(2, *self.form.shape)} came back as {tuple(made.shape)}, expected the same shape"
+                f"transforms: clips of shape {shape} came back as {tuple(made.shape)}, expected the same shape"
             )
         self.frames, self.starts, self.lengths = load_frames(store, train, self.device)
         self.thread = ThreadPoolExecutor(1) if prefetch and self.device.type == "cpu" else None
@@ -110,7 +110,7 @@ class Batches:
         clean, view_q, _, view_k = (x[mine] for x in views)
         return Batch(chosen, view_q, view_k, clean)
 
-
+# %% ../../nbs/handbook/training/02_batches.ipynb #t2batch2
 def _check_shares(config: PretrainConfig) -> None:
     "InputError unless every rank gets as many clips of a batch, and enough of them for batch normalisation."
     ranks, least = world_size(), 2 if config.batch_stats == "local" else 1

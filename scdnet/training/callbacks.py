@@ -122,7 +122,7 @@ def keep_step(trainer: Any, batch: Any, gradients: dict[str, Tensor]) -> str:
         "lr": trainer.optimizer.param_groups[0]["lr"],
         "clips": clips,
         "gradients that are not finite": [
-            name for name, gradient in gradients.items() if not gradient.isfinite().all()
+            n for n, x in gradients.items() if not x.isfinite().all()
         ],
     }
     tensors = {
@@ -136,9 +136,8 @@ def keep_step(trainer: Any, batch: Any, gradients: dict[str, Tensor]) -> str:
             with new_folder(path, overwrite=True) as new:
                 write_json(new / "batch.json", facts)
                 for name, part in tensors.items():
-                    save_file(
-                        {k: v.contiguous() for k, v in part.items()}, new / f"{name}.safetensors"
-                    )
+                    whole = {key: value.contiguous() for key, value in part.items()}
+                    save_file(whole, new / f"{name}.safetensors")
             return f"its views, weights and gradients lie in {path}"
         except OSError as error:
             return f"nothing could be kept of it ({error})"

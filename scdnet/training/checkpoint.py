@@ -39,9 +39,7 @@ def save_checkpoint(folder: Path, trainer: Any, before: int = -1) -> Path:
     with new_folder(path, overwrite=True) as new:
         for name, tensors in zip(TENSORS, (trainer.model.state_dict(), state), strict=True):
             (new / name).write_bytes(save(tensors))
-        digests = {name: digest(new / name) for name in TENSORS}
-        digests["numbers"] = _digest(numbers)
-        write_json(new / "state.json", {**numbers, "digests": digests})
+        write_json(new / "state.json", {**numbers, "digests": _digests(new, numbers)})
     for old in set(folder.glob("step-*")) - {path, path.with_name(f"step-{before:08d}")}:
         shutil.rmtree(old)
     return path
@@ -89,21 +87,21 @@ def _read_files(path: Path) -> tuple[dict, dict, dict] | None:
     "Numbers, weights and optimiser's state in a checkpoint; None where it is damaged."
     try:
         numbers: Any = read_json(path / "state.json")
-        digests = numbers.pop("digests")
-        found = {name: digest(path / name) for name in TENSORS} | {"numbers": _digest(numbers)}
-        if digests != found:
+        if numbers.pop("digests") != _digests(path, numbers):
             return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
-    try:
         weights, state = (load_file(path / name) for name in TENSORS)
         return numbers, weights, state
     except SafetensorError as error:
         raise InputError(f"{path}: not safetensors ({error})") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
-def _digest(numbers: dict) -> str:
-    return hashlib.sha256(json.dumps(numbers, sort_keys=True).encode()).hexdigest()
+def _digests(folder: Path, numbers: dict) -> dict[str, str]:
+    "SHA-256 of the files of tensors, and of the numbers beside them."
+    text = json.dumps(numbers, sort_keys=True).encode()
+    found = {name: digest(folder / name) for name in TENSORS}
+    return found | {"numbers": hashlib.sha256(text).hexdigest()}
 
 # %% ../../nbs/handbook/training/04_checkpoint.ipynb #t4newest
 class Checkpoints:

@@ -92,7 +92,7 @@ def read_config(old: dict[str, Tensor], heads: int = 8) -> EncoderConfig:
         projection=len(old["t_queue"]),
     )
 
-
+# %% ../../nbs/handbook/training/06_official.ipynb #t6import
 def import_official(
     old: dict[str, Tensor], skeleton: Skeleton, heads: int = 8, stream: Stream = "joint"
 ) -> MomentumContrast:
@@ -120,8 +120,7 @@ def import_official(
 
         def make() -> MomentumContrast:
             encoder = scd_encoder(config, skeleton, persons, stream=stream)
-            sizes = {"queue_size": queue_size, "projection": config.projection}
-            return MomentumContrast(encoder, **sizes)
+            return MomentumContrast(encoder, None, queue_size, projection=config.projection)
 
         with torch.device("meta"):  # names without memory
             names = list(make().state_dict())

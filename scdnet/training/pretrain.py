@@ -56,10 +56,8 @@ def build_model(
 
     def make() -> MomentumContrast:
         query = encoder or scd_encoder(config.encoder, skeleton, persons, coords)
-        sizes = config.encoder.projection, config.encoder.projector_norm
-        return MomentumContrast(
-            query, loss, config.queue_size, config.key_momentum, *sizes, config.precision
-        )
+        rest = config.encoder.projection, config.encoder.projector_norm, config.precision
+        return MomentumContrast(query, loss, config.queue_size, config.key_momentum, *rest)
 
     if encoder is None:
         check_memory(make)

@@ -12,10 +12,11 @@ import functools
 import io
 import os
 import platform
+import re
 import sys
-import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -58,17 +59,16 @@ def joined() -> Iterator[None]:
     if not launched() or world_size() > 1:
         yield
         return
-    cuda, place = torch.cuda.is_available(), int(os.environ.get("LOCAL_RANK", 0))
+    cuda, place = torch.cuda.is_available(), int(os.environ.get("LOCAL_RANK", os.environ["RANK"]))
     if cuda and place < torch.cuda.device_count():
         torch.cuda.set_device(place)
     try:
-        number, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if cuda else "gloo", store=_meet(), rank=number, world_size=size
-        )
+        ranks = {"rank": int(os.environ["RANK"]), "world_size": int(os.environ["WORLD_SIZE"])}
+        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", store=_meet(), **ranks)
         yield
     except RuntimeError as error:
-        if not _lost(error):
+        broken = re.search("gloo|Connection (closed|reset)", str(error))
+        if not (broken or isinstance(error, dist.DistError)):
             raise
         if _told():
             raise SystemExit(1) from None  # whoever met the error has said so
@@ -84,13 +84,6 @@ def _meet() -> dist.Store:
     restarts, ranks = os.environ.get("TORCHELASTIC_RESTART_COUNT", 0), os.environ["WORLD_SIZE"]
     store = next(dist.rendezvous("env://"))[0]
     return dist.PrefixStore(f"start {restarts} of {ranks} ranks", store)
-
-
-def _lost(error: RuntimeError) -> bool:
-    "Whether an error says that a connection between ranks broke."
-    return isinstance(error, dist.DistError) or any(
-        word in str(error) for word in ("gloo", "Connection closed", "Connection reset")
-    )
 
 
 def check_device(device: torch.device) -> None:
@@ -218,10 +211,8 @@ def speak_as_one(command: Callable[[], int]) -> int:
     Its exit code.
     """
     number, said, store = int(os.environ["RANK"]), io.StringIO(), _meet()
-    with contextlib.ExitStack() as stack:
-        if number:
-            stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
-            stack.enter_context(contextlib.redirect_stderr(said))
+    out, errors = (io.StringIO(), said) if number else (sys.stdout, sys.stderr)
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
         code = command()
     with contextlib.suppress(RuntimeError):  # the store may be gone
         if code and number == 0:
@@ -232,15 +223,13 @@ def speak_as_one(command: Callable[[], int]) -> int:
     return code
 
 
-def _told(seconds: float = 0) -> bool:
+def _told(seconds: float = 0.01) -> bool:
     "Whether a rank has told of an error, or does so in this time; False where nobody can be asked."
-    until = time.monotonic() + seconds
     try:
-        while not (told := _meet().check(["told"])) and time.monotonic() < until:
-            time.sleep(0.05)
-        return told
+        _meet().wait(["told"], timedelta(seconds=seconds))
     except RuntimeError:
         return False
+    return True
 
 # %% ../../nbs/handbook/utils/03_distributed.ipynb #67c3c44f
 def launch() -> str | None:

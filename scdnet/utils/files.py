@@ -34,9 +34,8 @@ class InputError(ValueError):
     """
 
     def __init__(self, message: str):
-        line = "".join(
-            c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(str(message).split())
-        )
+        words = " ".join(str(message).split())
+        line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in words)
         super().__init__(line if len(line) <= 2000 else f"{line[:1500]} ... {line[-495:]}")
 
 # %% ../../nbs/handbook/utils/01_files.ipynb #fe5ca33c
@@ -64,9 +63,7 @@ def parse_json(data: bytes, where: str) -> object:
     """Content of a JSON text in UTF-8. InputError, naming the file `where` and the line, if it is none or has a key twice."""
     steps = (1 if b in b"[{" else -1 for b in data if b in b"[{]}")
     if max(itertools.accumulate(steps), default=0) > DEEPEST:
-        raise InputError(
-            f"{where}: not JSON of ours (more than {DEEPEST} brackets within brackets)"
-        )
+        raise InputError(f"{where}: not JSON of ours (more than {DEEPEST} nested brackets)")
 
     def once(pairs: list[tuple[str, object]]) -> dict:
         found = dict(pairs)
@@ -108,24 +105,20 @@ def shipped(name: str) -> Path:
     for folder in homes:
         if (folder / name).exists():
             return folder / name
-    raise FileNotFoundError(
-        f"{name}: not among the data files of scdnet in {' or '.join(map(str, homes))}"
-    )
+    raise FileNotFoundError(f"{name}: not among scdnet's data files in {homes[0]} or {homes[1]}")
 
 # %% ../../nbs/handbook/utils/01_files.ipynb #61dc0fa0
 def _sync(path: Path) -> None:
     """Ask the operating system to put a file or folder on the disk; silent where a file system cannot, an error where the disk is full or broken."""
-    try:
+    with contextlib.suppress(PermissionError):  # Windows opens no folder, and others may forbid it
         handle = os.open(path, os.O_RDONLY)
-    except PermissionError:  # Windows opens no folder, and others may forbid it
-        return
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(handle)
+        try:
+            os.fsync(handle)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+                raise
+        finally:
+            os.close(handle)
 
 # %% ../../nbs/handbook/utils/01_files.ipynb #323dadf8
 @contextlib.contextmanager
@@ -134,11 +127,11 @@ def _named(path: Path, aside: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            error.filename = str(aside)
         if error.filename is not None:
             name = str(error.filename).replace(f"{aside}.lock", str(path))
             error.filename = name.replace(str(aside), str(path), 1)
-        elif error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            error.filename = str(path)
         raise
 
 # %% ../../nbs/handbook/utils/01_files.ipynb #086815aa
@@ -173,21 +166,33 @@ def write_json(path: str | Path, content: object) -> Path:
 
 # %% ../../nbs/handbook/utils/01_files.ipynb #2d566f5e
 @contextlib.contextmanager
-def _locked(file: Path, folder: str | Path) -> Iterator[None]:
-    """Hold a lock file while the body runs; InputError if another process is at work in `folder`."""
-    lock, mine, who = FileLock(file), f"{os.getpid()} on {platform.node()}", "?"
+def alone_in(folder: str | Path, file: Path | None = None) -> Iterator[None]:
+    """Keep out of `folder`, while the body runs, other processes that ask for the same. A process that is killed loses its lock.
+
+    Parameters
+    ----------
+    folder
+        What is guarded, for messages.
+    file
+        The lock file; None: `.lock` in the folder.
+
+    Raises
+    ------
+    InputError
+        If another process is in it; names its id.
+    """
+    file, mine, who = file or Path(folder) / ".lock", f"{os.getpid()} on {platform.node()}", "?"
     with contextlib.suppress(OSError):
         who = file.read_text()
+    lock = FileLock(file)
     try:
         lock.acquire(timeout=1)  # workers of a process that was killed end a moment later
     except Timeout:
-        raise InputError(
-            f"{folder}: process {who} is at work in it; wait for it, or stop it"
-        ) from None
+        busy = f"process {who} is at work in it; wait for it, or stop it"
+        raise InputError(f"{folder}: {busy}") from None
     try:
-        with contextlib.suppress(
-            OSError
-        ):  # Windows keeps others off an open file, and a disk may be full
+        # Windows keeps others off an open file, and a disk may be full
+        with contextlib.suppress(OSError):
             file.write_text(mine)
         yield
     finally:
@@ -195,17 +200,6 @@ def _locked(file: Path, folder: str | Path) -> Iterator[None]:
             if file.read_text() in (mine, ""):  # and not that of one who found the folder replaced
                 file.unlink()
         lock.release()
-
-
-def alone_in(folder: str | Path) -> contextlib.AbstractContextManager[None]:
-    """Keep out of `folder`, while the body runs, other processes that ask for the same. A process that is killed loses its lock.
-
-    Raises
-    ------
-    InputError
-        If another process is in it; names its id.
-    """
-    return _locked(Path(folder) / ".lock", folder)
 
 # %% ../../nbs/handbook/utils/01_files.ipynb #635c074f
 @contextlib.contextmanager
@@ -239,13 +233,13 @@ def new_folder(
         If the disk is full, or the temporary folder has vanished.
     """
     path = Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)
-    new = path.with_name(f".{path.name}.partial")
+    new, old = (path.with_name(f".{path.name}.{kind}") for kind in ("partial", "partial.old"))
     _refuse_existing(path, overwrite)
     made = [parent for parent in path.parents if not parent.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with _named(path, new), _locked(new.with_name(f"{new.name}.lock"), path):
-            _clear_away(path, new, holds)
+        with _named(path, new), alone_in(path, new.with_name(f"{new.name}.lock")):
+            _clear_away(path, new, old, holds)
             _refuse_existing(path, overwrite)
             new.mkdir()
             try:
@@ -253,15 +247,16 @@ def new_folder(
                 for file in (*new.rglob("*"), new):
                     _sync(file)
                 _refuse_existing(path, overwrite)  # somebody else may have made it meanwhile
-                _replace_folder(path, new, holds)
+                if path.exists():
+                    os.rename(path, old)
+                os.rename(new, path)
             except FileNotFoundError:
                 if new.exists():
                     raise
-                raise OSError(
-                    f"{path}: what was written of it has vanished from {path.parent}"
-                ) from None
+                vanished = f"what was written of it has vanished from {path.parent}"
+                raise OSError(f"{path}: {vanished}") from None
             finally:
-                shutil.rmtree(new, ignore_errors=True)
+                _clear_away(path, new, old, holds)
             _sync(path.parent)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -277,45 +272,23 @@ def _refuse_existing(path: Path, overwrite: bool) -> None:
         raise InputError(f"{path}: is a file, expected a folder or nothing")
 
 
-def _replace_folder(path: Path, new: Path, holds: Sequence[str]) -> None:
-    """Rename `new` to `path`; an older folder of that name is moved out of the way first, and removed last or kept."""
-    if not path.exists():
-        os.rename(new, path)
+def _clear_away(path: Path, new: Path, old: Path, holds: Sequence[str]) -> None:
+    """Remove the temporary folder `new`. The folder `old` that was moved out of its way comes back if nothing is in its place; else it goes, or is kept under another name if it holds anything foreign."""
+    shutil.rmtree(new, ignore_errors=True)
+    if not old.exists():
         return
-    old = new.with_name(f"{new.name}.old")
-    os.rename(path, old)
-    try:
-        os.rename(new, path)
-    except BaseException:
-        os.rename(old, path)
-        raise
-    _put_away(old, path, holds)
-
-
-def _put_away(old: Path, path: Path, holds: Sequence[str]) -> None:
-    """Remove the folder that `path` has replaced, or keep it beside it if it holds anything foreign."""
     names = [name for name in os.listdir(old) if not name.startswith(".")]
     foreign = [name for name in names if not any(fnmatch(name, pattern) for pattern in holds)]
-    if not foreign:
-        shutil.rmtree(old, ignore_errors=True)
-        return
-    places = (path.with_name(f"{path.name}.old{i or ''}") for i in (0, *range(2, 10**6)))
-    kept = next(place for place in places if not place.exists())
-    os.rename(old, kept)
-    print(
-        f"{path}: the folder of that name held {min(foreign)}, which is nothing of ours; it is kept as {kept}",
-        file=sys.stderr,
-    )
-
-
-def _clear_away(path: Path, new: Path, holds: Sequence[str]) -> None:
-    """Remove what a process that was killed has left; the folder that it had moved out of the way comes back."""
-    shutil.rmtree(new, ignore_errors=True)
-    old = new.with_name(f"{new.name}.old")
-    if old.exists() and path.exists():
-        _put_away(old, path, holds)
-    elif old.exists():
+    if not path.exists():
         os.rename(old, path)
+    elif not foreign:
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        places = (path.with_name(f"{path.name}.old{i or ''}") for i in itertools.count())
+        kept = next(place for place in places if not place.exists())
+        os.rename(old, kept)
+        held = f"held {min(foreign)}, which is nothing of ours"
+        print(f"{path}: the folder of that name {held}; it is kept as {kept}", file=sys.stderr)
 
 # %% ../../nbs/handbook/utils/01_files.ipynb #931dc3ed
 def digest(path: str | Path) -> str:

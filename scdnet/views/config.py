@@ -122,7 +122,7 @@ def load_frames(
         clip.copy_(torch.from_numpy(np.array(store.frames[first : first + len(clip)])))
     return frames, lengths.cumsum() - lengths, lengths
 
-
+# %% ../../nbs/handbook/views/01_config.ipynb #clipfmt3
 @dataclass(frozen=True)
 class ClipFormat:
     """The form of the clips that an encoder was made for.
@@ -162,7 +162,7 @@ class ClipFormat:
         clips = load_frames(store, indices)
         return self.fit(evaluation_clips(*clips, self.frames, self.stream, self.skeleton, share))
 
-
+# %% ../../nbs/handbook/views/01_config.ipynb #clipfmt4
 def random_crops(
     frames: Tensor,
     starts: Tensor,

@@ -8,7 +8,6 @@ __all__ = ['walk_scores', 'random_fill', 'spatial_mask', 'temporal_mask', 'hide'
 # %% ../../nbs/book/03_masks.ipynb #779c675e
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -19,12 +18,6 @@ from ..utils.files import InputError
 from .transforms import coin, uniform
 
 # %% ../../nbs/book/03_masks.ipynb #8377eb51
-@lru_cache(maxsize=16)
-def _walks(skeleton: Skeleton, n: int) -> Tensor:
-    """D = P^n in float64; a run needs the same matrix in every step."""
-    return adjacency_power(skeleton, n).double()
-
-
 def walk_scores(skeleton: Skeleton, seeds: Tensor, n: int = 2) -> Tensor:
     """Number of walks of `n` steps that lead from the seeds to each joint (paper, Sec. 3.4).
 
@@ -38,7 +31,7 @@ def walk_scores(skeleton: Skeleton, seeds: Tensor, n: int = 2) -> Tensor:
     -------
     (N, V) whole numbers in float64, on the device of `seeds`. A hidden joint with score 0 was taken at random.
     """
-    return _walks(skeleton, n).to(seeds.device)[seeds].sum(1)  # (N, S, V) -> (N, V)
+    return adjacency_power(skeleton, n).to(seeds.device)[seeds].sum(1)  # (N, S, V) -> (N, V)
 
 
 def random_fill(skeleton: Skeleton, hidden: Tensor, seeds: Tensor, n: int = 2) -> Tensor:

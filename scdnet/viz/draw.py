@@ -149,7 +149,7 @@ def framed(axis: Axes, low: np.ndarray, high: np.ndarray, **more: Any) -> None:
     "Set the corners of a flat axis on which both directions have one scale."
     axis.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal", **more)
 
-
+# %% ../../nbs/handbook/viz/01_draw.ipynb #1ae28cp1
 def paint(
     axis: Axes,
     flat: np.ndarray,

@@ -4,19 +4,20 @@
 
 # %% auto #0
 __all__ = ['ROUNDING', 'NOBODY', 'LABELS', 'OWN', 'BLOCK', 'loop_length', 'unpad', 'finish_clip', 'is_ntu', 'check_labels',
-           'choose_classes', 'ntu_rule', 'scan_arrays', 'skeleton_of', 'as_list', 'Block', 'cut_blocks', 'read_block']
+           'choose_classes', 'ntu_rule', 'skeleton_of', 'as_list', 'Block', 'cut_blocks', 'read_block', 'Side',
+           'scan_sides']
 
 # %% ../../../nbs/handbook/data/readers/07_arrays.ipynb #394b35d1
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from ..layouts import KINECT20, NTU25
 from .base import Clip, LeftOut, Scan, bad_clip, class_names
-from .npz import Array
 from .ntu import ACTIONS, NAME, parse_name
 from .pickles import brief
 from ..skeleton import Skeleton
@@ -72,9 +73,8 @@ def unpad(frames: np.ndarray) -> np.ndarray:
     lengths = {m: loop_length(frames[:, m]) for m in bodies}
     for m in bodies[1:]:
         if lengths[bodies[0]] < len(frames) == lengths[m]:
-            lengths[m] = loop_length(
-                _about_mean(frames[:, m]), ROUNDING * np.abs(frames[:, m]).max(), moving=False
-            )
+            rounding = ROUNDING * np.abs(frames[:, m]).max()
+            lengths[m] = loop_length(_about_mean(frames[:, m]), rounding, moving=False)
     if min(lengths.values(), default=len(frames)) == len(frames):
         return frames
     kept = frames[: max(lengths.values())].copy()
@@ -86,10 +86,8 @@ def unpad(frames: np.ndarray) -> np.ndarray:
 def _about_mean(body: np.ndarray) -> np.ndarray:
     """(T, V, C) places of the joints about the mean of those that are there; missing joints stay zero."""
     there = body.any(axis=-1, keepdims=True)
-    mean = body.sum(axis=1, keepdims=True, dtype=np.float64) / np.maximum(
-        there.sum(axis=1, keepdims=True), 1
-    )
-    return (body - mean) * there
+    total = body.sum(axis=1, keepdims=True, dtype=np.float64)
+    return (body - total / np.maximum(there.sum(axis=1, keepdims=True), 1)) * there
 
 # %% ../../../nbs/handbook/data/readers/07_arrays.ipynb #d76944d4
 NOBODY = "nobody is seen in any frame"
@@ -149,33 +147,26 @@ def check_labels(names: Sequence, labels: Sequence, where: str) -> dict[int, str
     wrong: dict[int, str] = {}
     first: dict[str, int] = {}
     actions: dict[str, Counter] = {}
+    word = where.rpartition(" ")[2]
     for row, (name, label) in enumerate(zip(names, labels, strict=True)):
-        if not isinstance(name, str) or not name or not name.isprintable() or len(name) > 200:
+        if not isinstance(name, str):
             wrong[row] = f"the name is {brief(name)}, expected text"
         elif type(label) is not int or not 0 <= label < LABELS:
-            wrong[row] = (
-                f"the label of {name} is {brief(label)}, expected a whole number from 0 to {LABELS - 1}"
-            )
+            wrong[row] = f"the label of {name} is {brief(label)}, expected 0 to {LABELS - 1}"
         elif first.setdefault(name, row) != row:
-            wrong[row] = (
-                f"the clip {name} is there twice, first in {where.split()[-1]} {first[name]}"
-            )
+            wrong[row] = f"the clip {name} is there twice, first in {word} {first[name]}"
         elif is_ntu(name):
             actions.setdefault(name[-4:], Counter())[label] += 1
-    usual = {action: counts.most_common(1)[0][0] for action, counts in actions.items()}
     for name, row in first.items():
-        if is_ntu(name) and labels[row] != usual[name[-4:]]:
-            wrong[row] = (
-                f"the label of {name} is {labels[row]}, expected {usual[name[-4:]]} as for other clips of its action"
-            )
+        if is_ntu(name) and labels[row] != (usual := actions[name[-4:]].most_common(1)[0][0]):
+            of_action = f"expected {usual} as for other clips of its action"
+            wrong[row] = f"the label of {name} is {labels[row]}, {of_action}"
     return {row: f"{where} {row}: {wrong[row]}" for row in sorted(wrong)}
 
 
 def choose_classes(names: Sequence[str], labels: Sequence[int]) -> list[str]:
     """Class names, by label: NTU's where every name is of NTU and its action is the label, counted from 1; else the numbers."""
-    if ntu_rule(names) and all(
-        int(name[-3:]) == label + 1 for name, label in zip(names, labels, strict=True)
-    ):
+    if ntu_rule(names) and [int(name[-3:]) - 1 for name in names] == list(labels):
         return class_names("ntu")[: 60 if ntu_rule(names) == "ntu60" else ACTIONS]
     return [str(i) for i in range(max(labels, default=-1) + 1)]
 
@@ -185,31 +176,6 @@ def ntu_rule(names: Sequence[str]) -> str | None:
     if not names or not all(map(is_ntu, names)):
         return None
     return ntu_version((int(n[17:20]) for n in names), (int(n[1:4]) for n in names))
-
-
-def scan_arrays(
-    tasks: list,
-    skeleton: Skeleton,
-    persons: int,
-    clips: Sequence[tuple],
-    lists: Mapping[str, tuple[list[str], list[str]]],
-    left_out: list[LeftOut],
-    renormalise: bool,
-) -> Scan:
-    """The `Scan` of a prepared data set; `clips` holds (name, label, ...) of each clip that is good."""
-    names, labels = [clip[0] for clip in clips], [clip[1] for clip in clips]
-    return Scan(
-        tasks,
-        skeleton,
-        choose_classes(names, labels),
-        persons,
-        rule=ntu_rule(names),
-        lists=dict(lists),
-        normalise=renormalise,
-        at_once=1,
-        left_out=left_out,
-        options={"renormalise": renormalise, "padding": "zeros and loops at the end removed"},
-    )
 
 # %% ../../../nbs/handbook/data/readers/07_arrays.ipynb #2860566b
 OWN = "for your own see SkeletonStore.from_arrays"
@@ -241,12 +207,12 @@ class Block:
 
     name: str  # sorts as the rows do
     label: str  # how messages name it
-    array: Array
+    array: Any  # an `Array`, or what has `label`, `shape` and `rows` as that
     start: int  # first row
     clips: tuple[tuple | None, ...]  # for each row (name, label, ...), or None
 
 
-def cut_blocks(array: Array, clips: Sequence[tuple | None], most: int = BLOCK) -> list[Block]:
+def cut_blocks(array: Any, clips: Sequence[tuple | None], most: int = BLOCK) -> list[Block]:
     """Blocks of at most `most` bytes (as float32) or one row, for `Scan.tasks` with `at_once=1`."""
     size, blocks = max(1, most // max(1, 4 * math.prod(array.shape[1:]))), []
     for i in range(0, len(clips), size):
@@ -255,7 +221,7 @@ def cut_blocks(array: Array, clips: Sequence[tuple | None], most: int = BLOCK) -
     return [block for block in blocks if any(block.clips)]
 
 
-def read_block(block: Block, arrange: Callable[..., np.ndarray]) -> list[Clip | LeftOut]:
+def read_block(block: Block, arrange: Callable, word: str = "row") -> list[Clip | LeftOut]:
     """The clips of a block.
 
     Parameters
@@ -264,11 +230,56 @@ def read_block(block: Block, arrange: Callable[..., np.ndarray]) -> list[Clip | 
         Rows to read.
     arrange
         `arrange(row, *rest)` makes (T, M, V, C) of a row, and of what follows name and label in `Block.clips`.
+    word
+        What messages call a row.
     """
     found, file = [], block.array.label
     rows = block.array.rows(block.start, block.start + len(block.clips))
     for i, (row, clip) in enumerate(zip(rows, block.clips, strict=True), block.start):
         if clip:
             name, label, *rest = clip
-            found.append(finish_clip(arrange(row, *rest), name, label, file, f"{file}, row {i}"))
+            found.append(finish_clip(arrange(row, *rest), name, label, file, f"{file}, {word} {i}"))
     return found
+
+
+@dataclass
+class Side:
+    """The rows of one array, and what is known about them before they are read."""
+
+    array: Any  # as in `Block`
+    clips: list[tuple]  # of each row: name, label from 0, and what `arrange` needs
+    wrong: dict[int, str]  # row: message
+
+    @property
+    def good(self) -> list[tuple | None]:
+        """The clips, with None in place of those that are wrong."""
+        return [None if row in self.wrong else clip for row, clip in enumerate(self.clips)]
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the good clips."""
+        return [clip[0] for clip in self.good if clip]
+
+
+def scan_sides(
+    sides: Sequence[Side], skeleton: Skeleton, persons: int, lists: Mapping, renormalise: bool
+) -> Scan:
+    """The `Scan` of a prepared data set with these sides; `lists` as there."""
+    names = [name for side in sides for name in side.names]
+    labels = [clip[1] for side in sides for clip in side.good if clip]
+    return Scan(
+        [block for side in sides for block in cut_blocks(side.array, side.good)],
+        skeleton,
+        choose_classes(names, labels),
+        persons,
+        rule=ntu_rule(names),
+        lists=dict(lists),
+        normalise=renormalise,
+        at_once=1,
+        left_out=[
+            bad_clip(side.clips[row][0], side.array.label, side.wrong[row])
+            for side in sides
+            for row in sorted(side.wrong)
+        ],
+        options={"renormalise": renormalise, "padding": "zeros and loops at the end removed"},
+    )

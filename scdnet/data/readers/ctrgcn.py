@@ -11,24 +11,8 @@ import re
 import numpy as np
 
 from ..layouts import NTU25
-from scdnet.data.readers.arrays import (
-    LABELS,
-    OWN,
-    Block,
-    cut_blocks,
-    read_block,
-    scan_arrays,
-)
-from scdnet.data.readers.base import (
-    Clip,
-    Entry,
-    Format,
-    LeftOut,
-    Scan,
-    bad_clip,
-    class_names,
-    the_file,
-)
+from .arrays import LABELS, OWN, Block, Side, read_block, scan_sides
+from .base import Clip, Entry, Format, LeftOut, Scan, class_names, the_file
 from .npz import Array, archive_members
 from ...utils.files import InputError
 
@@ -63,10 +47,7 @@ def read_labels(array: Array) -> tuple[list[int | None], int]:
         else:
             clear = (rows >= 0) & (rows < LABELS) & (rows == np.floor(rows))
             found = np.where(clear, rows, 0).astype(int)
-        labels += [
-            label if good else None
-            for label, good in zip(found.tolist(), clear.tolist(), strict=True)
-        ]
+        labels += np.where(clear, found, None).tolist()
     return labels, shape[1] if len(shape) == 2 else 0
 
 # %% ../../../nbs/handbook/data/readers/09_ctrgcn.ipynb #c57a6942
@@ -85,60 +66,36 @@ def scan(entries: list[Entry], renormalise: bool = False) -> Scan:
     if not {f"{kind}_{side}.npy" for side in SIDES for kind in "xy"} <= set(there):
         found = ", ".join(name.removesuffix(".npy")[:20] for name in there[:6]) or "nothing"
         raise InputError(f"{entry.label}: holds {found}, expected {FORMAT.expects}; {OWN}")
-    sides = {side: _read_side(entry, side) for side in SIDES}
-    kinds = {(x.shape[2], classes) for x, _, classes in sides.values() if x.shape[0]}
-    if len(kinds) != 1:
-        found = " and ".join(
-            f"frames {x.shape} with {f'{classes} classes' if classes else 'plain labels'}"
-            for x, _, classes in sides.values()
-            if x.shape[0]
-        )
+    (train, form), (test, other) = (_read_side(entry, side) for side in SIDES)
+    forms = [one for one, side in ((form, train), (other, test)) if side.clips]
+    if len(set(forms)) != 1:
+        found = " and ".join(f"frames of {width} numbers, {y} classes" for width, y in forms)
         raise InputError(f"{entry.label}: {found or 'no rows'}, expected two sides alike")
-    ((width, classes),) = kinds
-    good = {side: [clip for clip in clips if clip] for side, (_, clips, _) in sides.items()}
-    unclear = f"expected a single 1 or a whole number from 0 to {LABELS - 1}"
-    left_out = [
-        bad_clip(
-            f"{side}-{row:06d}",
-            entry.label,
-            f"{entry.label}, row {row} of y_{side}: no clear label, {unclear}",
-        )
-        for side, (_, clips, _) in sides.items()
-        for row, clip in enumerate(clips)
-        if clip is None
-    ]
-    found = scan_arrays(
-        [block for x, clips, _ in sides.values() if clips for block in cut_blocks(x, clips)],
-        NTU25,
-        width // WIDTH,
-        good["train"] + good["test"],
-        {split_name(entry.file): tuple([name for name, _ in good[side]] for side in SIDES)},
-        left_out,
-        renormalise,
-    )
+    width, classes = forms[0]
+    lists = {split_name(entry.file): (train.names, test.names)}
+    scan = scan_sides([train, test], NTU25, width // WIDTH, lists, renormalise)
     if classes:
-        found.classes = [str(i) for i in range(classes)]
-    if len(found.classes) in (60, 120):
-        found.classes = class_names("ntu")[: len(found.classes)]
-    return found
+        scan.classes = [str(i) for i in range(classes)]
+    if len(scan.classes) in (60, 120):
+        scan.classes = class_names("ntu")[: len(scan.classes)]
+    return scan
 
 
-def _read_side(entry: Entry, side: str) -> tuple[Array, list[tuple[str, int] | None], int]:
-    """The frames of a side, (name, label) of each row or None, and the number of classes as in `read_labels`."""
+def _read_side(entry: Entry, side: str) -> tuple[Side, tuple[int, int]]:
+    """A side, numbers in a frame, and the number of classes as in `read_labels`."""
     x, y = Array.at(entry, f"x_{side}.npy"), Array.at(entry, f"y_{side}.npy")
     count = x.shape[0]
     if count != y.shape[0]:
         raise InputError(f"{y.label}: {y.shape[0]} labels, expected {count} as in x_{side}")
     if not count:
-        return x, [], 0
+        return Side(x, [], {}), (0, 0)
     if len(x.shape) != 3 or not x.shape[1] or not x.shape[2] or x.shape[2] % WIDTH:
         raise InputError(f"{x.label}: shape {x.shape}, expected (N, T, {WIDTH} a body)")
     labels, classes = read_labels(y)
-    return (
-        x,
-        [None if y is None else (f"{side}-{row:06d}", y) for row, y in enumerate(labels)],
-        classes,
-    )
+    unclear = f"no clear label, expected a single 1 or a whole number from 0 to {LABELS - 1}"
+    wrong = {i: f"{y.label}, row {i}: {unclear}" for i, n in enumerate(labels) if n is None}
+    clips = [(f"{side}-{row:06d}", label) for row, label in enumerate(labels)]
+    return Side(x, clips, wrong), (x.shape[2], classes)
 
 
 def _arrange(row: np.ndarray) -> np.ndarray:

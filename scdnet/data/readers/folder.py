@@ -14,6 +14,7 @@ import math
 import posixpath
 import re
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -43,13 +44,13 @@ def read_skeleton(entry: Entry) -> Skeleton:
         raise InputError(f"{entry.label}: {error}") from error
 
 
-def _numbered(layout: object) -> object:
+def _numbered(layout: Any) -> Any:
     """A layout with indices in place of names; what is not a layout is left for `Skeleton` to refuse."""
     joints = layout.get("joints") if isinstance(layout, dict) else None
     if not isinstance(joints, list):
         return layout
 
-    def number(value: object) -> object:
+    def number(value: Any) -> Any:
         if isinstance(value, list):
             return [number(part) for part in value]
         if isinstance(value, dict):  # limbs: their names stay
@@ -59,12 +60,12 @@ def _numbered(layout: object) -> object:
             raise InputError(f"no joint is called {value!r}, expected one of {known}")
         return joints.index(value) if isinstance(value, str) else value
 
+    roles = {"bones", "pairs", "center", "vertical", "lateral", "limbs"} & layout.keys()
     limbs = layout.get("limbs")
     if isinstance(limbs, list):  # of (name, joints), as `to_dict` makes them
+        roles.discard("limbs")
         limbs = [limb[:1] + number(limb[1:]) if isinstance(limb, list) else limb for limb in limbs]
-    of_joints = {"bones", "pairs", "center", "vertical", "lateral"} & layout.keys()
-    numbered = {key: number(layout[key]) for key in of_joints}
-    return layout | numbered | {"limbs": limbs if isinstance(limbs, list) else number(limbs)}
+    return layout | {"limbs": limbs} | {role: number(layout[role]) for role in roles}
 
 # %% ../../../nbs/handbook/data/readers/11_folder.ipynb #550753a9
 LINE = 100_000  # characters in a line of a table
@@ -190,14 +191,13 @@ def check_row(
     numbers = []
     for column in NUMBERS:
         text = row.pop(column, "")
-        numbers.append(whole(text) if text else -1)
-        if numbers[-1] is None or not -1 <= numbers[-1] < 2**31:
+        value = whole(text or "-1")
+        if value is None or not -1 <= value < 2**31:
             raise InputError(f"{column} is {text[:60]!r}, expected a whole number or nothing")
+        numbers.append(value)
     for split, side in row.items():
         if side not in ("", *SIDES):
-            raise InputError(
-                f"{split} is {side[:60]!r}, expected train, test or nothing in a split"
-            )
+            raise InputError(f"{split} is {side[:60]!r}, expected train, test or nothing")
     return Row(name, where, files[path], number, tuple(numbers), tuple(row.values()))
 
 # %% ../../../nbs/handbook/data/readers/11_folder.ipynb #40ca8bd6
@@ -229,9 +229,8 @@ def clip_shape(entry: Entry, joints: int) -> tuple[int, int, int, int]:
 def check_room(entry: Entry, shape: tuple[int, ...], persons: int) -> None:
     """InputError if a clip of this shape (T, M, V, C) is too long for a store of `persons`."""
     if (size := 4 * math.prod(shape) // shape[1] * persons) > CLIP:
-        raise InputError(
-            f"{entry.label}: {size} bytes with {persons} persons, expected at most {CLIP}"
-        )
+        of = f"{size} bytes with {persons} persons"
+        raise InputError(f"{entry.label}: {of}, expected at most {CLIP}")
 
 # %% ../../../nbs/handbook/data/readers/11_folder.ipynb #320c047c
 UNLISTED = "not listed in clips.csv"
@@ -266,9 +265,8 @@ def _check_rows(
                 first = seen[task.name]
                 raise InputError(f"the clip {task.name!r} is there twice, first in line {first}")
             if shapes and shape[3] != shapes[0][3]:
-                raise InputError(
-                    f"{task.entry.label}: {shape[3]} coordinates, expected {shapes[0][3]}"
-                )
+                other = f"{shape[3]} coordinates, expected {shapes[0][3]}"
+                raise InputError(f"{task.entry.label}: {other}")
         except InputError as error:
             file = dict(zip(columns, cells, strict=False)).get("file", "")
             bad.append(bad_clip(file, where, f"{where}: {error}"))

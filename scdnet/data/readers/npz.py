@@ -14,6 +14,7 @@ import warnings
 import zipfile
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import IO
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from ...utils.files import InputError
 
 # %% ../../../nbs/handbook/data/readers/06_npz.ipynb #98bd72e4
 def read_npy_header(
-    file: io.BufferedIOBase, size: int, where: str, rows: bool = True
+    file: IO[bytes], size: int, where: str, rows: bool = True
 ) -> tuple[tuple[int, ...], np.dtype, bool]:
     """Shape and type of a `.npy` array, and whether its numbers are in column order; the file is then at the first number.
 
@@ -118,9 +119,8 @@ class _Open:
             self.start, numbers = self.file.tell(), math.prod(self.shape[1:])
         self.row = self.dtype.itemsize * numbers
         if by_columns and len(self.shape) > 1:
-            raise InputError(
-                f"{array.label}: in column order; save it again with numpy.ascontiguousarray"
-            )
+            order = "in column order; save it again with numpy.ascontiguousarray"
+            raise InputError(f"{array.label}: {order}")
         if max(self.row, 4 * numbers) > ROW or self.shape[0] > ROWS:
             raise InputError(f"{array.label}: {self.shape} is expected to be smaller")
 
@@ -136,26 +136,22 @@ def _open(array: Array, process: int, status: tuple) -> _Open:
 
 def _dig(
     path: str, members: tuple[str, ...], closing: contextlib.ExitStack
-) -> tuple[io.BufferedIOBase, int]:
+) -> tuple[IO[bytes], int]:
     """A file to read from, and its size; `closing` closes it."""
     if not members:
         return closing.enter_context(open(path, "rb")), os.path.getsize(path)
     archive = open_zip(path)
     for member in members[:-1]:
-        archive = closing.enter_context(
-            zipfile.ZipFile(closing.enter_context(archive.open(member)))
-        )
+        file = closing.enter_context(archive.open(member))
+        archive = closing.enter_context(zipfile.ZipFile(file))
     return closing.enter_context(archive.open(members[-1])), archive.getinfo(members[-1]).file_size
 
 
 def archive_members(entry: Entry) -> list[str]:
     """Names in an entry that is itself an archive, such as an `.npz`; InputError if it isn't one or a name points outside."""
     with readable(entry.label), contextlib.ExitStack() as closing:
-        if entry.member is None:
-            names = open_zip(entry.path).namelist()
-        else:
-            file = closing.enter_context(open_zip(entry.path).open(entry.member))
-            names = closing.enter_context(zipfile.ZipFile(file)).namelist()
+        file, _ = _dig(entry.path, Array.at(entry).members, closing)
+        names = closing.enter_context(zipfile.ZipFile(file)).namelist()
     if outside := next(filter(points_outside, names), None):
         raise InputError(f"{entry.label}: member {outside!r} points outside the archive")
     return names

@@ -7,6 +7,7 @@ __all__ = ['CLASSES', 'LARGEST', 'NAME', 'FORMAT', 'parse_name', 'read_clip', 'r
 
 # %% ../../../nbs/handbook/data/readers/03_nwucla.ipynb #5da4ab7b
 import re
+from typing import Any
 
 import numpy as np
 
@@ -25,9 +26,8 @@ def parse_name(name: str) -> dict[str, int]:
     match = NAME.fullmatch(name)
     if not match:
         raise InputError(f"{name}: not an NW-UCLA name, expected aAA_sSS_eEE_vVV")
-    return dict(
-        zip(("action", "subject", "replication", "camera"), map(int, match.groups()), strict=True)
-    )
+    fields = ("action", "subject", "replication", "camera")
+    return dict(zip(fields, map(int, match.groups()), strict=True))
 
 # %% ../../../nbs/handbook/data/readers/03_nwucla.ipynb #ff63557e
 def read_clip(data: bytes, where: str) -> tuple[np.ndarray, int]:
@@ -59,7 +59,7 @@ def read_clip(data: bytes, where: str) -> tuple[np.ndarray, int]:
     return _frames(content["skeletons"], where)[:, None], label - 1
 
 
-def _frames(skeletons: object, where: str) -> np.ndarray:
+def _frames(skeletons: Any, where: str) -> np.ndarray:
     """The nested lists as a (T, V, C) array, made once they are known to be one: of a long word among them NumPy would make gigabytes."""
     joints, shape, first = KINECT20.num_joints, (), skeletons
     while isinstance(first, list):
@@ -77,9 +77,8 @@ def _frames(skeletons: object, where: str) -> np.ndarray:
     for i, number in enumerate(numbers):
         if not abs(number) < FARTHEST:  # true for NaN too
             t, joint = divmod(i // 3, joints)
-            raise InputError(
-                f"{where}: frame {t}, joint {joint}: {str(number)[:40]} is not in metres"
-            )
+            place = f"frame {t}, joint {joint}"
+            raise InputError(f"{where}: {place}: {str(number)[:40]} is not in metres")
     return np.array(numbers, np.float32).reshape(shape)
 
 # %% ../../../nbs/handbook/data/readers/03_nwucla.ipynb #1a2a982f

@@ -14,6 +14,7 @@ import pickle
 import pickletools
 import re
 from collections.abc import Callable, Iterator
+from typing import IO, Any
 
 import numpy as np
 
@@ -27,7 +28,7 @@ def brief(value: object) -> str:
         return repr(value[:40])
     if isinstance(value, np.ndarray):
         return f"an array of shape {value.shape}"
-    if type(value) in (int, float, bool) and abs(value) < 1e18:
+    if isinstance(value, (int, float)) and abs(value) < 1e18:
         return repr(value)
     return f"a value of type {type(value).__name__}"
 
@@ -37,9 +38,8 @@ class _Kind:
 
     def __init__(self, code: str, *_):
         if not re.fullmatch(r"b1|[iu][1248]|f[248]|[SU]\d{1,4}", code):
-            raise pickle.UnpicklingError(
-                f"found {brief(code)}, expected an array of numbers or text"
-            )
+            expected = "expected an array of numbers or text"
+            raise pickle.UnpicklingError(f"found {brief(code)}, {expected}")
         self.dtype = np.dtype(code)
 
     def __setstate__(self, state: tuple) -> None:
@@ -92,27 +92,25 @@ def _functions(size: int) -> dict[str, Callable | None]:
     }
 
 # %% ../../../nbs/handbook/data/readers/05_pickles.ipynb #08ff891f
-def _look_through(file: io.BufferedIOBase, size: int) -> None:
+def _look_through(file: IO[bytes], size: int) -> None:
     """Read every instruction, without following any."""
     most = 2_000_000 + size // 100
     for count, (instruction, argument, _) in enumerate(pickletools.genops(file)):
-        if count > most or ("PUT" in instruction.name and argument > count):
+        if count > most or ("PUT" in instruction.name and (argument or 0) > count):
             raise pickle.UnpicklingError(f"found {instruction.name}, number {count}, {argument}")
 
 
 class _Unpickler(pickle.Unpickler):
-    def __init__(self, file: io.BufferedIOBase, size: int, where: str):
+    def __init__(self, file: IO[bytes], size: int, where: str):
         super().__init__(file, encoding="latin1")  # Python 2 kept bytes in what is now text
         self.where, self.functions = where, _functions(size)
 
     def find_class(self, module: str, name: str) -> object:
-        wanted = f"{module}.{name}".replace("__builtin__", "builtins").replace(
-            "numpy._core", "numpy.core"
-        )
+        wanted = f"{module}.{name}".replace("__builtin__", "builtins")
+        wanted = wanted.replace("numpy._core", "numpy.core")
         if wanted not in self.functions:
-            raise InputError(
-                f"{self.where}: asks for {wanted[:80]!r}, expected only NumPy arrays and containers"
-            )
+            expected = "expected only NumPy arrays and containers"
+            raise InputError(f"{self.where}: asks for {wanted[:80]!r}, {expected}")
         return self.functions[wanted]
 
 # %% ../../../nbs/handbook/data/readers/05_pickles.ipynb #f28d7d20
@@ -143,13 +141,12 @@ def load_pickle(entry: Entry, limit: int = 2**28) -> object:
         except InputError:
             raise
         except Exception as error:  # a damaged pickle may fail in any way
-            raise InputError(
-                f"{entry.label}: not a pickle of arrays ({str(error)[:200] or type(error).__name__})"
-            ) from error
+            reason = str(error)[:200] or type(error).__name__
+            raise InputError(f"{entry.label}: not a pickle of arrays ({reason})") from error
 
 # %% ../../../nbs/handbook/data/readers/05_pickles.ipynb #f5905daf
 @contextlib.contextmanager
-def _whole(entry: Entry, limit: int) -> Iterator[tuple[io.BufferedIOBase, int]]:
+def _whole(entry: Entry, limit: int) -> Iterator[tuple[Any, int]]:
     """A file to read from, and its size."""
     size = entry.size
     with readable(entry.label):

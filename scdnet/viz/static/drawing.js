@@ -22,7 +22,7 @@ function fresh(canvas, width, height) {
 }
 
 // Draw again when the theme changes (JupyterLab, VS Code and Colab each set an attribute of the page; a stylesheet that comes late ends a transition) and when `root` comes into sight.
-function onLook(root, draw, sight = visible => { if (visible) draw(); }) {
+function onLook(root, draw, sight) {
   const watch = new MutationObserver(() => requestAnimationFrame(draw)), eye = new IntersectionObserver(([entry]) => sight(entry.isIntersecting));
   for (const place of [document.documentElement, document.body]) watch.observe(place, {attributes: true});
   root.addEventListener("transitionend", draw);
