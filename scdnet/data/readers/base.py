@@ -258,7 +258,7 @@ class Text:
         width = int(min(lengths.max(), DIGITS))
         # all stretches of `width` bytes, as items that are copied at once; those that end where words end
         windows = np.ndarray(len(self.data) - width + 1, f"V{width}", self.data, strides=(1,))
-        characters = windows[ends - width].view(np.uint8).reshape(-1, width).T.copy()
+        characters = windows[np.maximum(ends - width, 0)].view(np.uint8).reshape(-1, width).T.copy()
         place = np.arange(width, dtype=np.uint8)[::-1, None]  # counted from the end of a word
         inside = place < lengths
         digits = characters - np.uint8(48)
