@@ -627,8 +627,12 @@ def test_json_of_a_store_and_of_a_run(what, mine):
         "config.json",
         before=tree(mine),
     )
-    (mine / "run" / "eval" / "knn-xsub.json").write_bytes(content)
-    refused(["results", "run/eval/knn-xsub.json"], "knn-xsub.json", before=tree(mine))
+    (mine / "run" / "eval" / "knn-xsub-demo-seed0.json").write_bytes(content)
+    refused(
+        ["results", "run/eval/knn-xsub-demo-seed0.json"],
+        "knn-xsub-demo-seed0.json",
+        before=tree(mine),
+    )
 
 
 CSV = {
@@ -778,9 +782,13 @@ RESULTS = {
 
 @case("what", RESULTS)
 def test_results_of_a_run(what, mine):
-    path = mine / "run" / "eval" / "knn-xsub.json"
+    path = mine / "run" / "eval" / "knn-xsub-demo-seed0.json"
     changed(path, RESULTS[what])
-    refused(["results", "run/eval/knn-xsub.json"], "knn-xsub.json", before=tree(mine))
+    refused(
+        ["results", "run/eval/knn-xsub-demo-seed0.json"],
+        "knn-xsub-demo-seed0.json",
+        before=tree(mine),
+    )
 
 
 METRICS = [

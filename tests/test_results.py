@@ -112,6 +112,22 @@ def test_a_table_alone_says_what_its_runs_say(ablations, tmp_path):
     assert whole["hours"].sum() == pytest.approx(alone["hours"].sum())
 
 
+def test_a_collection_keeps_whole_numbers_whole(run, tmp_path):
+    """Among results without draws, pandas makes the number of draws a float."""
+    ((path, one),) = find_results(run)
+    few = replace(one, protocol="semi", fraction=0.1, draws=5, labelled=2, setting="10%")
+    few.write(path.with_name("semi.json"))
+    try:
+        collect([run], tmp_path / "mine.json")
+    finally:
+        path.with_name("semi.json").unlink()
+    rows = {
+        row["protocol"]: row for row in json.loads((tmp_path / "mine.json").read_text())["results"]
+    }
+    assert rows["semi"]["draws"] == 5 and rows["semi"]["labelled"] == 2
+    assert "draws" not in rows["knn"]
+
+
 def has_ablation(printed):
     """Whether the row of `ablations` is listed; the paper's own cells bear the same name."""
     return any(
