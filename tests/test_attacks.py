@@ -826,14 +826,11 @@ def test_metrics_of_a_run(content, mine):
 
 def sealed(folder):
     """Digests that fit, as somebody who means harm would write them."""
-    from scdnet.training.checkpoint import _digest
-    from scdnet.utils.files import digest
+    from scdnet.training.checkpoint import _digests
 
     numbers = json.loads((folder / "state.json").read_text())
     numbers.pop("digests")
-    seals = {
-        name: digest(folder / name) for name in ("model.safetensors", "optimizer.safetensors")
-    } | {"numbers": _digest(numbers)}
+    seals = _digests(folder, numbers)
     (folder / "state.json").write_text(json.dumps(numbers | {"digests": seals}))
 
 
