@@ -439,9 +439,8 @@ def test_run(home):
 
 def test_checkpoint(home):
     """Half of the damage is sealed with digests that fit, as somebody who means harm would do it."""
-    from scdnet.training.checkpoint import Checkpoints, _digest
+    from scdnet.training.checkpoint import Checkpoints, _digests
     from scdnet.training.pretrain import Trainer
-    from scdnet.utils.files import digest
 
     store, r = SkeletonStore.open(home / "store"), random.Random(0)
     state = Trainer(TINY, store, store.split("xsub")[0])
@@ -453,8 +452,7 @@ def test_checkpoint(home):
         with contextlib.suppress(Exception):
             numbers = json.loads(at.read_text())
             if r.random() < 0.5 and folder != home and isinstance(numbers.pop("digests"), dict):
-                seals = {name: digest(folder / last / name) for name in names}
-                seals["numbers"] = _digest(numbers)
+                seals = _digests(folder / last, numbers)
                 at.write_text(json.dumps(numbers | {"digests": seals}))
         with contextlib.redirect_stderr(io.StringIO()):
             return Checkpoints(folder / last.parent).load(state)
