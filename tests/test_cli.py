@@ -1059,7 +1059,7 @@ def test_resume_alone_uses_the_options_of_the_run(run, store, tmp_path):
     shutil.copytree(run, tmp_path / "run")
     before = (tmp_path / "run" / "config.json").read_text()
     done = scdnet("pretrain", "--store", store, "--out", tmp_path / "run", "--resume")
-    assert done.returncode == 0 and "finished" in done.stderr, done.stderr
+    assert done.returncode == 0 and "after step 6 of 6" in done.stderr, done.stderr
     assert (tmp_path / "run" / "config.json").read_text() == before
     words = ["pretrain", "--store", store, "--out", tmp_path / "run", "--resume", "--epochs", "3"]
     assert_mistake(scdnet(*words), "--epochs")

@@ -80,7 +80,7 @@ FOOTER = (
     "SCD-Net: Wu et al., AAAI 2024."
 )
 
-# %% ../../nbs/handbook/app/03_report.ipynb #449530cd
+# %% ../../nbs/handbook/app/03_report.ipynb #texts001
 TEXTS = {  # heading -> introduction
     "Result": "The same split and the same classifiers for every row. Nothing was chosen on the test clips.",
     "What was run": "",
@@ -95,7 +95,7 @@ TEXTS = {  # heading -> introduction
     "“With” another field: they were set back together.",
 }
 
-
+# %% ../../nbs/handbook/app/03_report.ipynb #449530cd
 def write_report(
     path: str | Path,
     *,

@@ -291,6 +291,8 @@ def pretrain(
         if once(lambda: open_run(out, facts, trainer.encoder, resume, overwrite, stack)):
             checkpoints.load(trainer)
             say(f"{out}: going on after step {trainer.steps_done} of {trainer.steps}")
+        elif resume:
+            say(f"{out}: no checkpoint yet, starting anew")
         once(lambda: metrics.start(trainer.steps_done, trainer.epoch, config.batch_stats))
         trainer.signals = stack.enter_context(noted_signals())
         trainer.fit()
