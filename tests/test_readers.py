@@ -103,7 +103,7 @@ def test_a_zip_that_changes_is_listed_anew(tmp_path):
         with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
             archive.writestr(name, name * 9)
         (entry,) = list_entries(tmp_path / "x.zip")
-        assert entry.read() == (name * 9).encode() and entry.head(3) == name[:3].encode()
+        assert entry.read() == (name * 9).encode()
 
 
 def read_it(entry, results):

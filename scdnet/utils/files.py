@@ -39,8 +39,8 @@ class InputError(ValueError):
         super().__init__(line if len(line) <= 2000 else f"{line[:1500]} ... {line[-495:]}")
 
 # %% ../../nbs/handbook/utils/01_files.ipynb #fe5ca33c
-def read_bytes(path: str | Path, limit: int = 2**24, count: int = -1) -> bytes:
-    """Content of a file, or its first ``count`` bytes.
+def read_bytes(path: str | Path, limit: int = 2**24) -> bytes:
+    """Content of a file.
 
     Raises
     ------
@@ -53,7 +53,7 @@ def read_bytes(path: str | Path, limit: int = 2**24, count: int = -1) -> bytes:
     if found.st_size > limit:
         raise InputError(f"{path}: {found.st_size} bytes, expected at most {limit}")
     with open(path, "rb") as file:
-        return file.read(found.st_size if count < 0 else min(count, found.st_size))
+        return file.read(found.st_size)
 
 # %% ../../nbs/handbook/utils/01_files.ipynb #b858bb18
 DEEPEST = 100  # brackets within brackets; the book's own files have five

@@ -10,7 +10,6 @@ __all__ = ['FARTHEST', 'DIGITS', 'BLOCK', 'BUILT_IN', 'readable', 'open_zip', 'E
 import contextlib
 import csv
 import os
-import sys
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -89,21 +88,11 @@ class Entry:
                 return read_bytes(self.path, limit)
             if self.size > limit:
                 raise InputError(f"{self.label}: {self.size} bytes, expected at most {limit}")
-            return self._unpack(self.size)  # no more, should that be a lie
-
-    def head(self, count: int) -> bytes:
-        """The first `count` bytes of the content, all of it where that is shorter; InputError if they cannot be read."""
-        with readable(self.label):
-            if self.member is None:
-                return read_bytes(self.path, sys.maxsize, count)
-            return self._unpack(count)
-
-    def _unpack(self, count: int) -> bytes:
-        method = self.info.compress_type
-        if method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise zipfile.BadZipFile(f"compression method {method}, expected stored or deflated")
-        with open_zip(self.path).open(self.info) as file:
-            return file.read(count)
+            if self.info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                method = f"compression method {self.info.compress_type}"
+                raise zipfile.BadZipFile(f"{method}, expected stored or deflated")
+            with open_zip(self.path).open(self.info) as file:
+                return file.read(self.size)  # no more, should that be a lie
 
 # %% ../../../nbs/handbook/data/readers/01_base.ipynb #8dbeda78
 def list_entries(source: str | Path, bad: "list[LeftOut] | None" = None) -> list[Entry]:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from .base import Clip, Entry, Format, LeftOut, Scan, bad_clip, the_file
-from .npz import read_npy, read_npy_header
+from .npz import npy_shape, read_npy
 from ..skeleton import Skeleton
 from ...utils.files import InputError, parse_json
 
@@ -167,6 +167,7 @@ class Row:
     number: int  # class, from 0
     numbers: tuple[int, ...]  # of NUMBERS; -1 where there is none
     sides: tuple[str, ...]  # of each split: train, test or nothing
+    shape: tuple[int, ...] = ()  # (T, M, V, C) of its file
     persons: int = 1  # M of the whole set
 
 
@@ -216,7 +217,7 @@ MOST = 64  # persons; more of them are a sign of exchanged axes
 
 def clip_shape(entry: Entry, joints: int) -> tuple[int, int, int, int]:
     """(T, M, V, C) of a clip's file, from its header; InputError if it cannot be a clip of `joints` joints."""
-    shape, *_ = read_npy_header(io.BytesIO(entry.head(1024)), entry.size, entry.label)
+    shape = npy_shape(entry)
     if 0 in shape:
         raise InputError(f"{entry.label}: shape {shape}, expected some numbers")
     four = (shape[0], 1, *shape[1:]) if len(shape) == 3 else shape
@@ -252,9 +253,10 @@ def files_below(entries: list[Entry], home: Entry) -> dict[str, Entry]:
 # %% ../../../nbs/handbook/data/readers/11_folder.ipynb #b8d94cbb
 def _check_rows(
     columns: list[str], rows: list, files: dict[str, Entry], skeleton: Skeleton, labels: Labels
-) -> tuple[list[Row], list[tuple], list[LeftOut]]:
-    """The good rows as tasks, the shapes of their clips, and the bad rows."""
-    tasks, shapes, bad, seen = [], [], [], {}
+) -> tuple[list[Row], list[LeftOut]]:
+    """The good rows as tasks, and the bad ones."""
+    tasks: list[Row] = []
+    bad, seen = [], {}
     for line, cells in rows:
         where = f"{files['clips.csv'].label}, line {line}"
         try:
@@ -264,16 +266,14 @@ def _check_rows(
             if seen.setdefault(task.name, line) != line:
                 first = seen[task.name]
                 raise InputError(f"the clip {task.name!r} is there twice, first in line {first}")
-            if shapes and shape[3] != shapes[0][3]:
-                other = f"{shape[3]} coordinates, expected {shapes[0][3]}"
+            if tasks and shape[3] != tasks[0].shape[3]:
+                other = f"{shape[3]} coordinates, expected {tasks[0].shape[3]}"
                 raise InputError(f"{task.entry.label}: {other}")
+            tasks.append(replace(task, shape=shape))
         except InputError as error:
             file = dict(zip(columns, cells, strict=False)).get("file", "")
             bad.append(bad_clip(file, where, f"{where}: {error}"))
-        else:
-            tasks.append(task)
-            shapes.append(shape)
-    return tasks, shapes, bad
+    return tasks, bad
 
 # %% ../../../nbs/handbook/data/readers/11_folder.ipynb #0fdb82be
 def scan(entries: list[Entry], renormalise: bool = False) -> Scan:
@@ -296,10 +296,10 @@ def scan(entries: list[Entry], renormalise: bool = False) -> Scan:
     cells = [dict(zip(columns, row, strict=False)) for _, row in rows]
     classes = read_classes(files["classes.txt"]) if "classes.txt" in files else None
     labels = Labels([row.get("label", "") for row in cells], classes)
-    tasks, shapes, left_out = _check_rows(columns, rows, files, skeleton, labels)
-    persons = max((shape[1] for shape in shapes), default=1)
-    for task, shape in zip(tasks, shapes, strict=True):
-        check_room(task.entry, shape, persons)
+    tasks, left_out = _check_rows(columns, rows, files, skeleton, labels)
+    persons = max((task.shape[1] for task in tasks), default=1)
+    for task in tasks:
+        check_room(task.entry, task.shape, persons)
     listed = {tidy(row.get("file", "")) for row in cells}
     for path, entry in files.items():
         if path.endswith(".npy") and not path.startswith("../") and path not in listed:
@@ -310,7 +310,7 @@ def scan(entries: list[Entry], renormalise: bool = False) -> Scan:
         skeleton,
         labels.classes,
         persons,
-        shapes[0][3] if shapes else 3,
+        tasks[0].shape[3] if tasks else 3,
         lists={
             split: tuple([task.name for task in tasks if task.sides[i] == side] for side in SIDES)
             for i, split in enumerate(splits)
