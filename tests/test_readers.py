@@ -148,7 +148,23 @@ def test_numbers_are_read_as_python_reads_them():
 
 @pytest.mark.parametrize(
     "word",
-    ["-", ".", "-.", "1.2.3", "--1", "1-", "x", "1e", "nan", "-inf", "1e6", "1\x002", "\xe9"],
+    [
+        "-",
+        ".",
+        "-.",
+        "1.2.3",
+        "0.1.2.3.4.5.6.7",
+        "...............",
+        "--1",
+        "1-",
+        "x",
+        "1e",
+        "nan",
+        "-inf",
+        "1e6",
+        "1\x002",
+        "\xe9",
+    ],
 )
 def test_a_word_that_is_no_number_of_metres_is_named_with_its_line(word):
     text = base.Text(f"1 2 3\n4\t{word}  6 \r\n".encode("latin-1"), "a.txt")

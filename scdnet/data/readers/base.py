@@ -258,7 +258,9 @@ class Text:
             (count + points + negative == lengths) & (count > 0) & (points < 2) & (ends >= width)
         )
         power = 10.0 ** np.arange(DIGITS)
-        scale = power[(is_point * place).sum(0, np.uint8)]
+        scale = power.take(
+            (is_point * place).sum(0, np.uint8), mode="clip"
+        )  # many points: not plain
         shifted = power[place[:, 0]] @ (digits * is_digit)  # a zero in the place of the point
         whole = points * np.floor(shifted / (10 * scale))
         numbers = (shifted - 9 * scale * whole) / scale
