@@ -202,9 +202,11 @@ def test_stopped_or_two_at_once_or_damaged(number, code, place):
     out = place.root / f"stopped-{code}"
     job = jobs.Job(*place.learn(out))
     job.wait_for(out, "checkpoint/step-*")
+    job.send(signal.SIGSTOP)  # the run is short, and the second process takes seconds to start
     second = jobs.run(*place.learn(out))
     assert jobs.told(second, 2) and f"process {job.ranks[0].pid} " in second[1][-1]
     job.send(number)
+    job.send(signal.SIGCONT)
     assert jobs.told(job.end(), code) and jobs.broken(out) == [] and not (out / ".lock").exists()
     newest = max(out.glob("checkpoint/step-*"))
     with open(newest / "model.safetensors", "r+b") as file:
