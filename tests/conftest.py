@@ -2,10 +2,13 @@
 
 import os
 import shutil
+import signal
 
 import pytest
 
 os.environ.setdefault("TQDM_DELAY", "600")  # seconds
+# a shell lets what it starts in the background ignore Ctrl-C, and so would the commands under test
+signal.signal(signal.SIGINT, signal.default_int_handler)
 CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 )
