@@ -15,7 +15,7 @@ from scdnet.app.cli.parsing import show
 from scdnet.data.store import SkeletonStore
 from scdnet.evaluation.baselines import all_features
 from scdnet.evaluation.features import joined
-from scdnet.evaluation.linear import PRESETS, fit_probes, hold_outs
+from scdnet.evaluation.linear import PRESETS, fit_probes, groups_apart, hold_outs
 from scdnet.evaluation.metrics import labelled_sides
 from scdnet.training.run import Run
 from scdnet.utils.files import InputError
@@ -37,8 +37,7 @@ def curves(
     """Mean top-1 (%) on the held-out parts and top-1 on the test side, one for each of the preset's rates; features (len(store), D)."""
     train, test = map(torch.from_numpy, labelled_sides(store, split))
     config, labels = replace(PRESETS["demo"], seed=seed), torch.from_numpy(store.labels)
-    subjects = store.clips["subject"].to_numpy()[train] if "subject" in store.clips else None
-    held = hold_outs(store.labels[train], subjects, config.folds, seed)
+    held = hold_outs(store.labels[train], groups_apart(store, split), config.folds, seed)
 
     def top1(a: torch.Tensor, b: torch.Tensor) -> list[float]:
         sides = x[a], labels[a], x[b], labels[b]

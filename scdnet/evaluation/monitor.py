@@ -33,7 +33,8 @@ class KNNMonitor:
         if trainer.epoch % self.every:
             return
         store, train = trainer.store, np.asarray(trainer.train)
-        subjects = store.clips["subject"].to_numpy()[train] if "subject" in store.clips else None
+        known = "subject" in store.clips and store.clips["subject"].iloc[train].min() >= 0
+        subjects = store.clips["subject"].to_numpy()[train] if known else None
         held = hold_outs(store.labels[train], subjects, self.folds, self.seed)[0]
         x = joined(features(trainer.model.query.encoder, store, train))
         guesses = store.labels[train][~held][nearest(x[held], x[~held]).numpy()]

@@ -9,6 +9,7 @@ __all__ = ['KERNELS', 'temporal_tokens', 'spatial_tokens', 'Refinement', 'Decoup
 from collections.abc import Callable
 from contextlib import nullcontext
 
+import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
@@ -66,6 +67,7 @@ class Decoupler(nn.Module):
     width : C2, size of a refined token; a multiple of `heads`.
     heads, layers : of the transformer; without layers, nothing is refined.
     dropout : probability, in training only.
+    positions : tokens L; each place then has a learned vector that is added to its token (ours). None: tokens have no order (paper).
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Decoupler(nn.Module):
         heads: int = 8,
         layers: int = 1,
         dropout: float = 0.1,
+        positions: int | None = None,
     ):
         super().__init__()
         self.tokens, self.width = tokens, width
@@ -86,9 +89,16 @@ class Decoupler(nn.Module):
             *(Refinement(width, heads, width, dropout, batch_first=True) for _ in range(layers))
         )
 
+        self.position = None if positions is None else _positions(positions, width)
+
     def forward(self, y: Tensor) -> Tensor:
         """𝒴 (N, M, C1, V, T) -> refined tokens (N, L, C2)."""
-        return self.refine(self.project(self.tokens(y)))
+        tokens = self.project(self.tokens(y))
+        return self.refine(tokens if self.position is None else tokens + self.position)
+
+
+def _positions(count: int, width: int) -> nn.Parameter:
+    return nn.Parameter(0.02 * torch.randn(count, width))
 
 # %% ../../nbs/book/05_decouple.ipynb #8c31d70f
 class Pooled(nn.Module):

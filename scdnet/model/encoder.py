@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..data.skeleton import Skeleton
 from .decouple import Decoupler, Pooled, spatial_tokens, temporal_tokens
 from .gcn import Extractor
+from .inputs import STREAMS, FusedStreams
 from ..utils.files import InputError
 from ..utils.records import config as checked
 from ..views.config import ClipFormat
@@ -96,6 +97,9 @@ class EncoderConfig:
     extractor: Literal["separate", "shared", "none"] = "separate"
     # Eq. 3 and 4, Eq. 3, or the average over everything; paper (Table 5)
     decoupling: Literal["refinement", "projection", "none"] = "refinement"
+    # what both paths read: the clips of one stream, paper; or joint, bone and motion side by side
+    inputs: Literal["stream", "fused"] = "stream"
+    positions: bool = False  # a learned vector for each frame and joint, added to its token; ours
 
     def __post_init__(self):
         if self.decoupling == "refinement" and self.width % self.heads:
@@ -128,29 +132,35 @@ def scd_encoder(
 
     Parameters
     ----------
-    config : sizes, and what is left out.
+    config : sizes, what is left out, and what is ours.
     skeleton : layout of the joints.
     persons, coords : M and C of the clips.
     stream : of the clips; it is noted in `format` and changes nothing here.
     """
-    channels = coords if config.extractor == "none" else config.channels
+    fused = config.inputs == "fused"
+    read = len(STREAMS) * coords if fused else coords  # numbers of a joint in a frame
+    channels = read if config.extractor == "none" else config.channels
 
     def extractor() -> nn.Module:
-        if config.extractor == "none":
-            return Coordinates()
-        return Extractor(skeleton, persons, coords, channels, config.gcn_layers)
+        part: nn.Module = Coordinates()
+        if config.extractor != "none":
+            part = Extractor(skeleton, persons, read, channels, config.gcn_layers)
+        return nn.Sequential(FusedStreams(skeleton, coords), part) if fused else part
 
-    def decoupler(tokens: Callable[[Tensor], Tensor], inputs: int) -> nn.Module:
+    def decoupler(tokens: Callable[[Tensor], Tensor], inputs: int, count: int) -> nn.Module:
         if config.decoupling == "none":
             return Pooled(channels)
         layers = config.layers if config.decoupling == "refinement" else 0
-        return Decoupler(tokens, inputs, config.width, config.heads, layers, config.dropout)
+        places = count if config.positions else None
+        return Decoupler(tokens, inputs, config.width, config.heads, layers, config.dropout, places)
+
+    joints, frames = persons * skeleton.num_joints, config.frames
 
     encoder = Encoder(
         extractor(),
         None if config.extractor == "shared" else extractor(),
-        decoupler(temporal_tokens, persons * skeleton.num_joints * channels),
-        decoupler(spatial_tokens, config.frames * channels),
+        decoupler(temporal_tokens, joints * channels, frames),
+        decoupler(spatial_tokens, frames * channels, joints),
     )
     encoder.format = ClipFormat(skeleton, config.frames, persons, coords, stream)
     return xavier_(encoder)

@@ -16,6 +16,7 @@ from torch import nn
 
 from ..model.encoder import EncoderConfig
 from .cross_domain import Granularity, Loss
+from ..utils.files import InputError
 from ..utils.records import Count, Positive, Seed, Share, Size, config
 from ..views.config import ViewConfig
 
@@ -60,6 +61,9 @@ class PretrainConfig:
     granularity: Granularity = "stg"
     # pairs that it compares: across clues, a clue with itself (instance), or both; paper (Table 7)
     loss: Loss = "interactive"
+    # a second loss, beside the contrastive one: predict the clean clip from the tokens; ours
+    auxiliary: Literal["none", "reconstruction"] = "none"
+    auxiliary_weight: Size = 4.0  # factor of the second loss; ours
     # of batch normalisation with several ranks: each rank's own, or the whole batch's; paper: one GPU
     batch_stats: Literal["local", "sync"] = "local"
     save_every: Count = 10  # epochs between checkpoints
@@ -67,6 +71,12 @@ class PretrainConfig:
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     view: ViewConfig = field(default_factory=ViewConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+
+    def __post_init__(self):
+        if self.encoder.inputs == "fused" and self.stream != "joint":
+            raise InputError(
+                f"stream is {self.stream!r}, expected joint where encoder.inputs is fused: bone and motion are made of the joints"
+            )
 
 # %% ../../nbs/handbook/training/01_config.ipynb #f3d8305d
 PRESETS = {
@@ -80,6 +90,33 @@ PRESETS = {
         encoder=EncoderConfig(frames=32, channels=16, width=256, projector_norm=True),
         view=ViewConfig(crop_least=16, shear_amount=0.3),
         optim=OptimConfig(name="adamw", lr=5e-4, weight_decay=1e-2, schedule="cosine", warmup=0.05),
+    ),
+    "small": PretrainConfig(
+        epochs=200,
+        batch_size=32,
+        precision="bf16",
+        queue_size=256,
+        key_momentum=0.99,
+        auxiliary="reconstruction",
+        encoder=EncoderConfig(
+            frames=32,
+            width=256,
+            projector_norm=True,
+            extractor="none",
+            inputs="fused",
+            positions=True,
+        ),
+        view=ViewConfig(
+            crop_low=0.5,
+            crop_least=8,
+            rotate=False,
+            flip_negate_x=True,
+            shear_amount=0.2,
+            turn=60.0,
+            stretch=0.1,
+            jitter=0.03,
+        ),
+        optim=OptimConfig(name="adamw", lr=1e-3, weight_decay=1e-2, schedule="cosine", warmup=0.05),
     ),
 }
 

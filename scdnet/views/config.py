@@ -21,6 +21,7 @@ from ..data.store import SkeletonStore
 from ..utils.files import InputError
 from ..utils.records import Count, Share, Size, Whole, config
 from .masks import SpatialMask, TemporalMask
+from .perturb import Jitter, Stretch, Turn
 from .transforms import Chain, Flip, Rotate, Shear, Stream
 from .transforms import center_crop, crop, resize, to_stream
 
@@ -32,7 +33,7 @@ Seeds = Annotated[int, Field(ge=1, le=1000)]
 # %% ../../nbs/handbook/views/01_config.ipynb #72830c08
 @config
 class ViewConfig:
-    """How a view is made of a clip: the transforms of Eq. 9, in the order in which they are applied."""
+    """How a view is made of a clip: the transforms of Eq. 9 and three of ours, in the order in which they are applied."""
 
     crop_low: Share = 0.1  # shortest random stretch, share of the clip; official
     crop_high: Share = 1.0  # longest random stretch, share of the clip; official
@@ -45,6 +46,12 @@ class ViewConfig:
     flip_negate_x: bool = False  # also negate x, for a true mirror image; official: False
     shear: bool = True  # shear the clip; paper
     shear_amount: Size = 1.0  # largest off-diagonal entry of the matrix, no unit; official: 1
+    turn: Size = 0.0  # largest rotation about the vertical, degrees, 0: none; ours
+    turn_p: Share = 0.8  # probability of it; ours
+    stretch: Size = 0.0  # largest change of each axis, as a share, 0: none; ours
+    jitter: Size = (
+        0.0  # largest standard deviation of noise, unit of the coordinates, 0: none; ours
+    )
     spatial: Masking = "structural"  # hide joints: along the body, unstructured, or none; paper
     spatial_n: Steps = 2  # n, steps of a walk in D = P^n; paper
     spatial_k: Whole = 8  # k, joints to hide; paper
@@ -65,6 +72,9 @@ def view_chain(config: ViewConfig) -> Chain:
         c.rotate and Rotate(c.rotate_main, c.rotate_other, c.p),
         c.flip and Flip(c.p, c.flip_negate_x),
         c.shear and Shear(c.shear_amount, c.p),
+        c.turn and Turn(c.turn, c.turn_p),
+        c.stretch and Stretch(c.stretch, c.p),
+        c.jitter and Jitter(c.jitter, c.p),
         c.spatial != "none" and SpatialMask(c.spatial_n, c.spatial_k, c.spatial_seeds, c.p, joints),
         c.temporal != "none" and TemporalMask(c.temporal_s, c.temporal_r, c.p, frames),
     )
