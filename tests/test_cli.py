@@ -419,6 +419,11 @@ def test_resume_refuses_other_options_and_keeps_the_run(run, store):
     assert {p: (run / p).stat().st_mtime_ns for p in tree(run)} == before
 
 
+def test_resume_alone_names_a_folder_that_is_no_run(store, tmp_path):
+    words = ["pretrain", "--store", store, "--out", tmp_path / "typo", "--resume"]
+    assert_mistake(scdnet(*words), "typo", "no run to go on with")
+
+
 def test_resume_starts_anew_where_there_is_nothing(store, run, tmp_path):
     done = scdnet(
         "pretrain",

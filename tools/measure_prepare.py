@@ -6,6 +6,7 @@ By default 500, 2000 and 20 000 clips, which takes two minutes on two quiet core
 looks into /proc.
 """
 
+import argparse
 import itertools
 import os
 import subprocess
@@ -60,7 +61,11 @@ def prepare(source, out, workers):
 
 
 def main():
-    counts = [int(word) for word in sys.argv[1:]] or [500, 2000, 20_000]
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("counts", metavar="CLIPS", type=int, nargs="*", default=[500, 2000, 20_000])
+    counts = parser.parse_args().counts
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
         files = sorted(synthesize(root / "raw", progress=False).glob("*.skeleton"))

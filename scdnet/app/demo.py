@@ -165,7 +165,7 @@ def demo(
     -------
     Content of `results.json`.
     """
-    config = config or replace(PRESETS["demo"], seed=seed)
+    config, name = config or replace(PRESETS["demo"], seed=seed), Path(out).resolve().name
     loss = CrossDomainLoss(loss_pairs(config.granularity, config.loss))
     seconds: dict[str, float] = {}
     shown: dict[str, Any] = {"workers": workers, "progress": progress}
@@ -212,7 +212,10 @@ def demo(
             levels=collapse_levels(loss, config.queue_size),
         )
         for protocol, result in results.items():
-            result = with_run(replace(result, machine=machine()), about_run(run.path))
+            about = about_run(run.path) | {
+                "name": name
+            }  # the folder has another name until it is whole
+            result = with_run(replace(result, machine=machine()), about)
             result.write(result_path("run", protocol, split, "demo", seed))
         write_json("results.json", content)
     return content

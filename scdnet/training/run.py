@@ -116,6 +116,10 @@ class Run:
         frames, stream = self.config.encoder.frames, self.config.stream
         self.format = ClipFormat(skeleton, frames, facts["persons"], facts["coords"], stream)
 
+    def __repr__(self) -> str:
+        trained = f", trained on {self.store['name']}" if "name" in self.store else ""
+        return f"Run({str(self.path)!r}: preset {self.preset or 'none'}, stream {self.format.stream}{trained})"
+
     @classmethod
     def open(cls, path: "str | Path | Run") -> "Run":
         """The run in a folder; a run is returned as it is."""

@@ -223,13 +223,16 @@ def parse_configured(kind: type, words: Sequence[str], prog: str) -> Any:
     given, _ = read_words(_Origin, own, prog=prog, return_unknown_args=True, add_help=False)
     preset = given.preset if given.preset in PRESETS else "demo"
     values, source, file = PRESETS[preset], f"preset {preset}", given.config_file
-    if given.resume and given.out and not given.preset and (given.out / "config.json").is_file():
-        file = file or given.out / "config.json"
+    if given.resume and given.out and not given.preset and not file:
+        if (given.out / "config.json").is_file():
+            file = given.out / "config.json"
+        elif not helps:
+            raise InputError(f"{given.out}: no run to go on with; --preset says how to start one")
     if file:
         values, facts = read_config_file(file)
         source, preset = str(file), str(facts.get("preset"))
         words += [] if given.preset else ["--preset", preset if preset in PRESETS else "paper"]
-        if file != given.config_file and not given.split and facts.get("split"):
+        if not given.config_file and not given.split and facts.get("split"):
             words += ["--split", facts["split"]]
 
     about = {"prog": prog, "description": inspect.cleandoc(kind.__doc__ or "")}
