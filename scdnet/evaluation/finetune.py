@@ -84,13 +84,15 @@ _SHORT: dict[str, Any] = {
     "optim": OptimConfig("adamw", lr=1e-3, weight_decay=1e-2, schedule="cosine", warmup=0.05),
 }
 _SIX = FinetuneConfig(epochs=6, look_every=3, **_SHORT)
+_BRIEF: dict[str, FinetuneConfig] = {
+    "finetune": _SIX,
+    "semi": SemiConfig(epochs=18, look_every=9, **_SHORT),
+    "transfer": _SIX,
+}
 PRESETS: dict[str, dict[str, FinetuneConfig]] = {
     "paper": {"finetune": FinetuneConfig(), "semi": SemiConfig(), "transfer": FinetuneConfig()},
-    "demo": {
-        "finetune": _SIX,
-        "semi": SemiConfig(epochs=18, look_every=9, **_SHORT),
-        "transfer": _SIX,
-    },
+    "demo": _BRIEF,
+    "small": _BRIEF,
 }
 
 
@@ -157,7 +159,8 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(config.optim, step / steps)
             generator = torch.Generator().manual_seed(seed_of(config.seed, draw, step, 9))
-            crops = random_crops(*load_frames(store, batch), config.view, generator, form)
+            frames = load_frames(store, batch, aligned=form.align)
+            crops = random_crops(*frames, config.view, generator, form)
             clips = chain(crops, form.skeleton, generator).to(first)
             torch.manual_seed(seed_of(config.seed, draw, step, 11))  # for dropout
             with autocast():

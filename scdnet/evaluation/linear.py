@@ -44,7 +44,8 @@ class LinearConfig:
     seed: Seed = 0  # of the weights, the batches and the parts
 
 
-PRESETS = {"paper": LinearConfig(), "demo": LinearConfig(batch_size=128, lr=None)}
+_CHOSEN = LinearConfig(batch_size=128, lr=None)
+PRESETS = {"paper": LinearConfig(), "demo": _CHOSEN, "small": _CHOSEN}
 
 
 def linear_config(

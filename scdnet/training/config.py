@@ -48,6 +48,8 @@ class PretrainConfig:
     batch_size: Annotated[int, Field(ge=2, le=10**9)] = 64
     seed: Seed = 0  # of weights, views and dropout
     stream: Literal["joint", "bone", "motion"] = "joint"
+    # rotate each clip upright and facing by the mean over its frames, instead of by its first frame; ours
+    align: bool = False
     device: str = "auto"  # auto: the first CUDA GPU, else the CPU
     # bf16: matrix products under autocast, the rest in float32
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -97,6 +99,7 @@ PRESETS = {
         precision="bf16",
         queue_size=256,
         key_momentum=0.99,
+        align=True,
         auxiliary="reconstruction",
         encoder=EncoderConfig(
             frames=32,

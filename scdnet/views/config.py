@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Generator, Tensor
 
+from ..data.preprocess import align
 from ..data.skeleton import Skeleton
 from ..data.store import SkeletonStore
 from ..utils.files import InputError
@@ -116,9 +117,12 @@ def evaluation_clips(
 
 # %% ../../nbs/handbook/views/01_config.ipynb #clipfmt2
 def load_frames(
-    store: SkeletonStore, indices: np.ndarray, device: str | torch.device = "cpu"
+    store: SkeletonStore,
+    indices: np.ndarray,
+    device: str | torch.device = "cpu",
+    aligned: bool = False,
 ) -> tuple[Tensor, np.ndarray, np.ndarray]:
-    """The frames of some clips of a store, copied once, clip after clip.
+    """The frames of some clips of a store, copied once, clip after clip; with `aligned` rotated by `scdnet.data.preprocess.align`.
 
     Returns
     -------
@@ -129,7 +133,8 @@ def load_frames(
     shape = int(lengths.sum()), *store.frames.shape[1:]
     frames = torch.empty(shape, dtype=torch.float32, device=device)
     for clip, first in zip(frames.split(lengths.tolist()), store.starts[indices], strict=True):
-        clip.copy_(torch.from_numpy(np.array(store.frames[first : first + len(clip)])))
+        values = np.array(store.frames[first : first + len(clip)])
+        clip.copy_(torch.from_numpy(align(values, store.skeleton) if aligned else values))
     return frames, lengths.cumsum() - lengths, lengths
 
 # %% ../../nbs/handbook/views/01_config.ipynb #clipfmt3
@@ -146,6 +151,7 @@ class ClipFormat:
     persons: int  # M
     coords: int  # C
     stream: Stream = "joint"
+    align: bool = False  # upright and facing on average over each clip, not at its first frame
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -169,7 +175,7 @@ class ClipFormat:
 
     def clips(self, store: SkeletonStore, indices: np.ndarray, share: float = 0.95) -> Tensor:
         """Evaluation clips of a store: the middle `share` of each, resized, in this form: (N, C, T, V, M)."""
-        clips = load_frames(store, indices)
+        clips = load_frames(store, indices, aligned=self.align)
         return self.fit(evaluation_clips(*clips, self.frames, self.stream, self.skeleton, share))
 
 # %% ../../nbs/handbook/views/01_config.ipynb #clipfmt4

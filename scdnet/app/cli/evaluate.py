@@ -68,7 +68,7 @@ class Evaluate:
     device: str = "auto"  # auto: the first CUDA GPU, else the CPU
     no_baselines: bool = False  # leave out the untrained encoder and the raw coordinates
     # whose recipe the protocol uses; run: that of the run's preset
-    preset: Literal["run", "demo", "paper"] = "run"
+    preset: Literal["run", "small", "demo", "paper"] = "run"
     overwrite: bool = False  # replace an existing --out
     epochs: Count | None = None  # of the classifier; default: those of the preset
     seed: Seed = 0  # of the classifier's weights, the batches and all that is drawn
