@@ -138,7 +138,7 @@ def scd_encoder(
     stream : of the clips; it is noted in `format` and changes nothing here.
     """
     fused = config.inputs == "fused"
-    read = len(STREAMS) * coords if fused else coords  # numbers of a joint in a frame
+    read = STREAMS * coords if fused else coords  # numbers of a joint in a frame
     channels = read if config.extractor == "none" else config.channels
 
     def extractor() -> nn.Module:

@@ -10,30 +10,40 @@ import torch
 from torch import Tensor, nn
 
 from ..data.skeleton import Skeleton
-from ..views.transforms import Stream, to_stream
 
 # %% ../../nbs/handbook/model/02_inputs.ipynb #c7e436dc
-STREAMS: tuple[Stream, ...] = ("joint", "bone", "motion")
+STREAMS = 3  # joint, bone and motion
 
 
 class FusedStreams(nn.Module):
     """Joint, bone and motion side by side, each coordinate at unit spread: (N, C, T, V, M) -> (N, 3·C, T, V, M).
 
-    The spread is that of the batch in training, and a running average in evaluation (batch normalisation without parameters to learn).
-    An absent person stays zero.
+    A bone or a motion counts only where both of its ends are visible; elsewhere it is zero. The spread is that of the batch in training,
+    and a running average in evaluation (batch normalisation without parameters to learn). An absent person stays zero.
 
     Parameters
     ----------
-    skeleton : layout of the joints.
+    skeleton : layout of the joints. A joint at the origin is hidden, except for `center`, which is there wherever its body is.
     coords : C of the clips.
     """
 
     def __init__(self, skeleton: Skeleton, coords: int):
         super().__init__()
-        self.skeleton = skeleton
-        self.norm = nn.BatchNorm3d(len(STREAMS) * coords, affine=False)
+        parents = dict(reversed(skeleton.bones))  # the first bone of a child counts
+        self.parents = [parents.get(joint, joint) for joint in range(skeleton.num_joints)]
+        self.center = skeleton.center
+        self.norm = nn.BatchNorm3d(STREAMS * coords, affine=False)
 
     def forward(self, clips: Tensor) -> Tensor:
-        present = (clips != 0).flatten(1, 3).any(1)  # (N, M)
-        streams = torch.cat([to_stream(clips, self.skeleton, stream) for stream in STREAMS], 1)
-        return self.norm(streams) * present[:, None, None, None]
+        visible = self.visible(clips)
+        bone = (clips - clips[:, :, :, self.parents]) * (visible & visible[:, :, :, self.parents])
+        motion = (clips[:, :, 1:] - clips[:, :, :-1]) * (visible[:, :, 1:] & visible[:, :, :-1])
+        motion = torch.cat([motion, torch.zeros_like(clips[:, :, :1])], 2)
+        present = visible.any(2, keepdim=True).any(3, keepdim=True)  # (N, 1, 1, 1, M)
+        return self.norm(torch.cat([clips, bone, motion], 1)) * present
+
+    def visible(self, clips: Tensor) -> Tensor:
+        """Which joints are neither missing nor hidden by a mask: (N, C, T, V, M) -> (N, 1, T, V, M) bool."""
+        found = (clips != 0).any(1, keepdim=True)
+        center = torch.arange(clips.shape[3], device=clips.device) == self.center
+        return found | (found.any(3, keepdim=True) & center[:, None])
