@@ -736,7 +736,7 @@ def test_inspect_says_which_axis_it_guessed(store, tmp_path):
         (["inspect", "s", "--up", "x"], "'guess', 'y', '-y', 'z'"),
         (
             ["evaluate", "knn", "--run", "r", "--store", "s", "--split", "x", "--preset", "large"],
-            "'run', 'demo', 'paper'",
+            "'run', 'small', 'demo', 'paper'",
         ),
     ],
     ids=lambda v: v[0],

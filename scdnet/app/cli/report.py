@@ -92,6 +92,8 @@ class Demo:
 
     out: Path  # folder to make; open its report.html
     seed: Seed = 0  # of the recordings, the run and the classifiers
+    # small: the best recipe for so few clips; demo: the paper's parts, as large as five minutes allow
+    preset: Literal["small", "demo"] = "small"
     workers: Count | None = None  # processes that write and read files; default: one for each core
     overwrite: bool = False  # replace an existing folder
 
