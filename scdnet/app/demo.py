@@ -49,7 +49,7 @@ def reasons() -> pd.DataFrame:
 
 
 def deviations(here: PretrainConfig, paper: PretrainConfig = PRESETS["paper"]) -> pd.DataFrame:
-    """Every field in which two recipes differ: both values, the reason, and the measured effect of the paper's value.
+    """Every field in which two recipes differ: both values, the reason, and for the preset `demo` the measured effect of the paper's value.
 
     The effect is the change of both accuracies, in points, and of the time, when all fields of the group are set back.
     """
@@ -60,9 +60,9 @@ def deviations(here: PretrainConfig, paper: PretrainConfig = PRESETS["paper"]) -
     for name, value in differences(asdict(here), asdict(paper)).items():
         group, why = notes.loc[name] if name in notes.index else ("", "")
         effect = "not measured"
-        if group in measured.index and here.encoder.extractor == "none":
-            change = measured.loc[group] - measured.loc["small"]
-            times = measured["seconds"][group] / measured["seconds"]["small"]
+        if group in measured.index:
+            change = measured.loc[group] - measured.loc["demo"]
+            times = measured["seconds"][group] / measured["seconds"]["demo"]
             effect = (
                 f"linear {change['linear']:+.1f}, 1-NN {change['knn']:+.1f}, {times:.1f} x the time"
             )
@@ -70,7 +70,8 @@ def deviations(here: PretrainConfig, paper: PretrainConfig = PRESETS["paper"]) -
             effect = f"with {first[group]}"
         rows.append((name, str(theirs[name]), str(value), why, effect))
     columns = ["field", "paper or official", "here", "why", "effect of the paper's value"]
-    return pd.DataFrame(rows, columns=columns)
+    shown = columns if here.encoder.extractor == "separate" else columns[:-1]
+    return pd.DataFrame(rows, columns=columns)[shown]
 
 # %% ../../nbs/handbook/app/02_demo.ipynb #0d20952d
 SAMPLES = (6, 4, 23, 58)  # NTU actions: pick up, brush hair, hand waving, handshaking
@@ -141,12 +142,12 @@ def summary(
 EPOCHS = {"small": 110, "demo": 36}  # what fits into five minutes on two cores
 
 
-def of_paper_parts() -> dict[str, tuple[float, float]]:
+def of_paper_parts() -> dict[str, list[float]]:
     """Top-1 (%) that the preset `demo` has reached in the same time, mean and standard deviation over three seeds, by each protocol; from `data/results`."""
     found = [r for r in read_results(shipped("results/mannequin.json")) if r.recipe == "demo"]
     scores = pd.DataFrame([(r.protocol, r.top1) for r in found], columns=["protocol", "top1"])
     table = scores.groupby("protocol")["top1"].agg(["mean", "std"]).round(1)
-    return {str(protocol): (row["mean"], row["std"]) for protocol, row in table.iterrows()}
+    return {str(protocol): list(row) for protocol, row in table.iterrows()}
 
 
 def demo(

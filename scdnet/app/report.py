@@ -90,9 +90,8 @@ TEXTS = {  # heading -> introduction
     "The two clues": "The paper's Figure 4 on the test clips. 50 % same-class neighbours is chance: the clue does not separate the two classes. "
     "The silhouette is 1 for two clusters far apart, 0 for one cluster.",
     "Accuracy by class": "",
-    "Differences from the paper": "Every difference of this configuration from the paper's, with the effect of "
-    "the paper's value on both accuracies, in points, and on the time. Each effect comes from one run of 20 epochs with one seed: a point or two is noise. "
-    "“With” another field: they were set back together.",
+    "Differences from the paper": "Every difference of this configuration from the paper's. Where an effect is given, it is that of the paper's value on both "
+    "accuracies, in points, and on the time, from one run of 10 epochs with one seed: a point or two is noise. “With” another field: they were set back together.",
 }
 
 # %% ../../nbs/handbook/app/03_report.ipynb #449530cd
