@@ -83,9 +83,8 @@ class Ablate:
     store: Path  # folder that scdnet prepare made
     split: str  # its training side trains, its test side is scored
     out: Path  # folder of the runs and of TABLE.json; tables with the same options may share it
-    # values of the options that are not given: small for up to some thousand clips, demo has the
-    # paper's parts at the size of a CPU, paper is the paper's
-    preset: Literal["small", "demo", "paper"]
+    # values of the options that are not given: demo takes minutes on a CPU, paper is the paper's
+    preset: Literal["demo", "paper"]
     # config.json of a run, whose values are used instead of the preset's
     config_file: Annotated[Path | None, tyro.conf.arg(name="config")] = None
     seeds: tuple[Seed, ...] = (0,)  # of each row; two processes may share --out with other seeds
