@@ -1,6 +1,7 @@
 """The encoder: `accelerate` changes no number, a compiler and ONNX can follow, own parts can be passed in."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -55,11 +56,13 @@ def outcome(branch, clips):
     return {"z": z.detach()} | gradients | dict(branch.encoder.named_buffers())
 
 
+@pytest.mark.parametrize("inputs", ["stream", "fused"])
 @pytest.mark.parametrize("train", [True, False])
 @pytest.mark.parametrize("company", COMPANY)
-def test_accelerate_changes_no_number(company, train):
+def test_accelerate_changes_no_number(company, train, inputs):
     torch.manual_seed(0)
-    plain = stirred(Branch(scd_encoder(SMALL, NTU25), Projector(16, 8)).double()).train(train)
+    encoder = scd_encoder(replace(SMALL, inputs=inputs), NTU25)
+    plain = stirred(Branch(encoder, Projector(16, 8)).double()).train(train)
     fast = copy.deepcopy(accelerate(copy.deepcopy(plain)))
     assert list(fast.state_dict()) == list(plain.state_dict())
     clips = clips_of(COMPANY[company])

@@ -14,7 +14,7 @@ from small import TINY, random_walks
 from torch import nn
 
 from scdnet.training import pretrain as chapter
-from scdnet.training.config import OptimConfig, PretrainConfig
+from scdnet.training.config import PRESETS, OptimConfig, PretrainConfig
 from scdnet.training.cross_domain import CrossDomainLoss, loss_pairs
 from scdnet.training.moco import MomentumContrast
 from scdnet.training.pretrain import build_model, pretrain
@@ -111,6 +111,24 @@ def test_resume_takes_the_options_of_the_run(store, tmp_path, caplog):
     assert (run.config, run.split, run.preset) == (CONFIG, "half", "demo")
     assert [start["step"] for start in run.starts()] == [0, 4]
     assert [start["ranks"] for start in run.starts()] == [1, 1]
+
+
+def test_a_run_of_the_preset_small_is_resumed_to_the_bit(store, tmp_path):
+    """With its own parts: an auxiliary loss from the configuration, aligned clips, fused inputs, positions."""
+    small = PRESETS["small"]
+    sizes = {"frames": 16, "width": 16, "heads": 2, "projection": 8}
+    config = replace(
+        small, epochs=2, batch_size=8, queue_size=16, encoder=replace(small.encoder, **sizes)
+    )
+    stop = type("Stop", (), {"on_epoch": staticmethod(lambda t: t.signals.append(signal.SIGTERM))})
+    with pytest.raises(SystemExit):
+        pretrain(store, "half", config, tmp_path / "cut", preset="small", callbacks=[stop()])
+    pretrain(store, None, None, tmp_path / "cut", resume=True, progress=False)
+    whole = Run.open(pretrain(store, "half", config, tmp_path / "whole", progress=False))
+    weights = [load_file(tmp_path / n / "encoder.safetensors") for n in ("cut", "whole")]
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+    assert "decouple_t.position" in weights[0] and whole.format.align
+    assert whole.metrics()["auxiliary"].iloc[-1] < whole.metrics()["auxiliary"].iloc[0]
 
 
 def test_differences_are_named_by_flag(run, store):
