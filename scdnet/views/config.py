@@ -50,9 +50,8 @@ class ViewConfig:
     turn: Size = 0.0  # largest rotation about the vertical, degrees, 0: none; ours
     turn_p: Share = 0.8  # probability of it; ours
     stretch: Size = 0.0  # largest change of each axis, as a share, 0: none; ours
-    jitter: Size = (
-        0.0  # largest standard deviation of noise, unit of the coordinates, 0: none; ours
-    )
+    # largest standard deviation of noise, in the unit of the coordinates, 0: none; ours
+    jitter: Size = 0.0
     spatial: Masking = "structural"  # hide joints: along the body, unstructured, or none; paper
     spatial_n: Steps = 2  # n, steps of a walk in D = P^n; paper
     spatial_k: Whole = 8  # k, joints to hide; paper
