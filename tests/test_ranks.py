@@ -103,7 +103,7 @@ def halves(state):
     for q, k in zip(view_q.tensor_split(2), view_k.tensor_split(2), strict=True):
         keys, queries = (
             dict(zip("stg", model.key(k), strict=True)),
-            dict(zip("stg", model.query(q), strict=False)),
+            dict(zip("stg", model.query(q), strict=True)),
         )
         losses.append(model.loss(queries, keys, queues).loss)
         new.append(keys)

@@ -48,8 +48,10 @@ def reasons() -> pd.DataFrame:
     return pd.read_csv(shipped("demo_deviations.csv"), index_col="field", keep_default_na=False)
 
 
-def deviations(here: PretrainConfig, paper: PretrainConfig = PRESETS["paper"]) -> pd.DataFrame:
-    """Every field in which two recipes differ: both values, the reason, and for the preset `demo` the measured effect of the paper's value.
+def deviations(
+    here: PretrainConfig, paper: PretrainConfig = PRESETS["paper"], effects: bool = False
+) -> pd.DataFrame:
+    """Every field in which two recipes differ: both values and the reason; with `effects`, what was measured when the preset `demo` was set back to the paper's value.
 
     The effect is the change of both accuracies, in points, and of the time, when all fields of the group are set back.
     """
@@ -70,7 +72,7 @@ def deviations(here: PretrainConfig, paper: PretrainConfig = PRESETS["paper"]) -
             effect = f"with {first[group]}"
         rows.append((name, str(theirs[name]), str(value), why, effect))
     columns = ["field", "paper or official", "here", "why", "effect of the paper's value"]
-    shown = columns if here.encoder.extractor == "separate" else columns[:-1]
+    shown = columns if effects else columns[:-1]
     return pd.DataFrame(rows, columns=columns)[shown]
 
 # %% ../../nbs/handbook/app/02_demo.ipynb #0d20952d
@@ -228,7 +230,7 @@ def demo(
             metrics=run.metrics(),
             clues=clues,
             per_class=per_class(results, store, split),
-            deviations=deviations(config),
+            deviations=deviations(config, effects=preset == "demo"),
             levels=collapse_levels(loss, config.queue_size),
         )
         for protocol, result in results.items():

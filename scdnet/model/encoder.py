@@ -165,7 +165,7 @@ def scd_encoder(
     encoder.format = ClipFormat(skeleton, config.frames, persons, coords, stream)
     return xavier_(encoder)
 
-
+# %% ../../nbs/book/06_encoder.ipynb #encxavie
 def xavier_(module: nn.Module) -> nn.Module:
     """Set the weights of every linear map, attention's included, by Xavier's uniform rule, and their biases to zero; returns the module."""
     for part in module.modules():
