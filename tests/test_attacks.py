@@ -285,7 +285,8 @@ def test_a_bomb_among_good_members_is_skipped(tmp_path):
 
 
 def tree_of_store():
-    return [f"store/{name}" for name in ("clips.csv", "frames.npy", "meta.json", "skipped.csv")]
+    names = "clips.csv", "frames.npy", "meta.json", "skipped.csv", "trajectory.npy"
+    return [f"store/{name}" for name in names]
 
 
 @case("what", ["pipe", "zero", "folder", "nowhere", "socket"])

@@ -14,7 +14,7 @@ from scdnet.data.mannequin.ntu_files import synthesize
 from scdnet.data.mannequin.perform import MannequinConfig
 from scdnet.data.mannequin.pku_files import synthesize_pku
 from scdnet.data.skeleton import Skeleton, adjacency, adjacency_power
-from scdnet.data.store import SkeletonStore, public_dataset
+from scdnet.data.store import SkeletonStore, StoreWriter, public_dataset
 from scdnet.data.summary import doubts
 from scdnet.utils.files import InputError
 
@@ -175,6 +175,25 @@ def test_frames_that_do_not_fit_are_refused(tmp_path):
     np.save(file, good)
     file.write_bytes(file.read_bytes() + b"more")
     with pytest.raises(InputError, match=r"frames\.npy: .* bytes, expected"):
+        SkeletonStore.open(tmp_path / "mine")
+
+
+def test_a_trajectory_that_does_not_fit_is_refused(tmp_path):
+    (tmp_path / "mine").mkdir()
+    writer, rng = StoreWriter(tmp_path / "mine", KINECT20, persons=1), np.random.default_rng(0)
+    for name in "abc":  # the second clip comes without one
+        path = None if name == "b" else rng.normal(size=(4, 3))
+        writer.append(name, rng.normal(size=(4, 1, 20, 3)), 0, trajectory=path)
+    writer.finish(["walk"], None, {}, {"source": {}, "preparation": {}})
+    store, file = SkeletonStore.open(tmp_path / "mine"), tmp_path / "mine" / "trajectory.npy"
+    assert not store.trajectory[4:8].any() and store.trajectory[[0, 8]].all()
+    good = np.load(file)
+    for bad, checked in ((good[:3], False), (good.astype(np.float64), False), (good + 1, True)):
+        np.save(file, bad)
+        with pytest.raises(InputError, match=r"trajectory\.npy"):
+            SkeletonStore.open(tmp_path / "mine", check_digest=checked)
+    file.unlink()
+    with pytest.raises(InputError, match=r"trajectory\.npy"):
         SkeletonStore.open(tmp_path / "mine")
 
 

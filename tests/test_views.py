@@ -10,13 +10,13 @@ from small import TINY, random_walks
 from torch import Generator
 
 from scdnet.data.layouts import KINECT20, NTU25
-from scdnet.data.store import SkeletonStore
+from scdnet.data.store import SkeletonStore, StoreWriter
 from scdnet.training.batches import Batches
 from scdnet.utils import distributed
 from scdnet.utils.files import InputError
 from scdnet.views.config import ClipFormat, ViewConfig, evaluation_clips, random_crops, view_chain
 from scdnet.views.masks import SpatialMask, TemporalMask, random_fill, spatial_mask, temporal_mask
-from scdnet.views.transforms import Chain, Flip, Rotate, Shear, resize
+from scdnet.views.transforms import Chain, Flip, Rotate, Shear, resize, rotations
 
 CPU = torch.device("cpu")
 
@@ -292,3 +292,33 @@ def test_a_second_person_that_is_absent_stays_away(tmp_path):
     store = SkeletonStore.from_arrays(tmp_path / "store", clips, [0] * 8, KINECT20)
     batch = Batches(TINY, store, np.arange(8), CPU)(0)
     assert batch.view_q[..., 0].any() and not batch.view_q[..., 1].any()
+
+
+def test_a_trajectory_is_seen_where_a_run_asks_for_it(tmp_path):
+    """It takes the centre joint's place, moves with the clip when that is aligned, and begins anywhere; absent bodies stay absent."""
+    rng = np.random.default_rng(0)
+    clip = rng.normal(size=(12, 1, 20, 3)).astype(np.float32)
+    clip[:, :, KINECT20.center], clip[5] = 0, 0
+    path = rng.normal(size=(12, 3)).astype(np.float32).cumsum(0)
+    tilt = rotations(torch.tensor([[0.3, -0.2, 1.0]])).numpy()[0].astype(np.float32)
+    stores = []
+    for name, turn, start in (("one", np.eye(3, dtype=np.float32), 0), ("two", tilt, 5)):
+        (tmp_path / name).mkdir()
+        writer = StoreWriter(tmp_path / name, KINECT20, persons=1)
+        writer.append("walk", clip @ turn.T, 0, trajectory=(path + start) @ turn.T)
+        writer.finish(["walk"], None, {}, {"source": {}, "preparation": {}})
+        stores.append(SkeletonStore.open(tmp_path / name))
+    form = ClipFormat(KINECT20, 12, 1, 3, align=True, trajectory=True)
+    seen = form.clips(stores[0], np.array([0]), share=1.0)
+    torch.testing.assert_close(
+        form.clips(stores[1], np.array([0]), share=1.0), seen, atol=1e-5, rtol=1e-5
+    )
+    there, centre = np.arange(12) != 5, KINECT20.center
+    steps = seen[0, :, there][:, :, centre, 0].diff(dim=1).norm(dim=0)
+    expected = torch.from_numpy(np.linalg.norm(np.diff(path[there], axis=0), axis=1))
+    torch.testing.assert_close(steps, expected, atol=1e-5, rtol=1e-5)
+    assert not seen[:, :, 5].any() and seen[0, :, :, centre].mean(1).abs().max() < 1e-6
+    unseen = replace(form, trajectory=False).clips(stores[0], np.array([0]), share=1.0)
+    assert not unseen[:, :, :, centre].any()
+    others = np.arange(20) != centre
+    torch.testing.assert_close(unseen[:, :, :, others], seen[:, :, :, others])

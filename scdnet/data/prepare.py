@@ -23,7 +23,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from .preprocess import preprocess
+from .preprocess import preprocess_with_trajectory
 from .readers.base import Clip, Entry, Format, LeftOut, Scan, formats, list_entries
 from .store import FILES, SkeletonStore, StoreWriter
 from ..utils.files import InputError, new_folder
@@ -72,7 +72,9 @@ def _work(format: str, tasks: list, scan: Scan) -> list[Result]:
             clips: list[Clip | LeftOut] = read(task)
             for clip in clips if scan.normalise else ():
                 if isinstance(clip, Clip) and (clip.frames.any() or not scan.keep_empty):
-                    clip.frames = preprocess(clip.frames, scan.skeleton, scan.persons)
+                    clip.frames, clip.trajectory = preprocess_with_trajectory(
+                        clip.frames, scan.skeleton, scan.persons
+                    )
         except InputError as error:
             place = "" if task.label in str(error) else f"{task.label}: "
             clips = [LeftOut(task.name, task.label, f"{place}{error}", bad=True)]

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NO_SPLIT', 'COLUMNS', 'NUMBERS', 'FILES', 'LONGEST_NAME', 'NO_NAME', 'PUBLIC', 'printable', 'unused_class',
-           'StoreWriter', 'public_dataset', 'SkeletonStore', 'Sides', 'Splits', 'Meta']
+           'GrowingArray', 'StoreWriter', 'public_dataset', 'SkeletonStore', 'Sides', 'Splits', 'Meta']
 
 # %% ../../nbs/handbook/data/03_store.ipynb #9caf5fa6
 import hashlib
@@ -33,7 +33,7 @@ from ..utils.records import Count, Text, one_line
 NO_SPLIT = "a column of train and test in the clips.csv that is prepared (format folder) makes one"
 COLUMNS = ("name", "start", "length", "persons", "label")
 NUMBERS = ("subject", "camera", "setup", "replication")  # further columns; -1 where there is none
-FILES = ("meta.json", "clips.csv", "frames.npy", "skipped.csv")
+FILES = ("meta.json", "clips.csv", "frames.npy", "trajectory.npy", "skipped.csv")
 LONGEST_NAME = 200  # characters in the name of a clip
 NO_NAME = f"expected a name of 1 to {LONGEST_NAME} characters that can be printed"
 
@@ -50,6 +50,45 @@ def unused_class(labels: Sequence[int], classes: Sequence[str]) -> str:
     return f"class 0 has no clip, the lowest label is {min(labels)}; labels count from 0"
 
 # %% ../../nbs/handbook/data/03_store.ipynb #2b38319b
+class GrowingArray:
+    """A float32 `.npy` file to which rows are appended.
+
+    Parameters
+    ----------
+    path
+        File to make.
+    shape
+        Of a row.
+    """
+
+    def __init__(self, path: Path, shape: tuple[int, ...]):
+        self.shape, self.rows, self._hash = shape, 0, hashlib.sha256()
+        self._file = open(path, "wb")  # noqa: SIM115
+        self._write_header()
+
+    def _write_header(self) -> None:
+        self._file.seek(0)
+        header = {"descr": "<f4", "fortran_order": False, "shape": (self.rows, *self.shape)}
+        write_array_header_1_0(self._file, header)
+
+    def append(self, values: np.ndarray) -> None:
+        """Add rows (n, *shape)."""
+        values = np.ascontiguousarray(values, dtype="<f4")
+        self._file.write(values.data)
+        self._hash.update(values.data)
+        self.rows += len(values)
+
+    def finish(self) -> str:
+        """Complete the header; returns the digest of the numbers."""
+        self._write_header()
+        self.close()
+        return self._hash.hexdigest()
+
+    def close(self) -> None:
+        """Let go of the file; harmless after `finish`."""
+        self._file.close()
+
+
 class StoreWriter:
     """Append clips to a store in an existing empty folder, then `finish`. Constant memory but for the table of clips.
 
@@ -68,19 +107,21 @@ class StoreWriter:
         self.shape = (persons, skeleton.num_joints, coords)
         self.rows: list[tuple] = []
         self.names: set[str] = set()
-        self.frames = 0
-        self._hash = hashlib.sha256()
-        self._file = open(self.folder / "frames.npy", "wb")  # noqa: SIM115
-        self._write_header()
+        self.frames = GrowingArray(self.folder / "frames.npy", self.shape)
+        self.trajectory: GrowingArray | None = None
 
-    def _write_header(self) -> None:
-        self._file.seek(0)
-        shape = (self.frames, *self.shape)
-        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
-        write_array_header_1_0(self._file, header)
+    def append(
+        self,
+        name: str,
+        frames: np.ndarray,
+        label: int,
+        trajectory: np.ndarray | None = None,
+        **numbers: int,
+    ) -> None:
+        """Add one clip (T, M, V, C) and its trajectory (T, C), if it has one; `numbers` are some of `NUMBERS`.
 
-    def append(self, name: str, frames: np.ndarray, label: int, **numbers: int) -> None:
-        """Add one clip (T, M, V, C); `numbers` are some of `NUMBERS`. InputError if its name is taken, it is empty, of another shape or not finite."""
+        InputError if its name is taken, it is empty, of another shape or not finite.
+        """
         if name in self.names:
             raise InputError(f"clip {name!r}: this name is there twice, expected different names")
         if not printable(name):
@@ -92,13 +133,17 @@ class StoreWriter:
         if not np.isfinite(values).all():
             frame = np.argwhere(~np.isfinite(values))[0, 0]
             raise InputError(f"clip {name!r}: frame {frame} holds a number that is not finite")
-        self._file.write(values.data)
-        self._hash.update(values.data)
+        if trajectory is not None and self.trajectory is None:
+            self.trajectory = GrowingArray(self.folder / "trajectory.npy", self.shape[2:])
+            self.trajectory.append(np.zeros((self.frames.rows, self.shape[2])))
+        if self.trajectory is not None:
+            none = np.zeros((len(values), self.shape[2]))
+            self.trajectory.append(none if trajectory is None else trajectory)
         persons = int(values.any(axis=(0, 2, 3)).sum())
-        row = (name, self.frames, len(values), persons, label)
+        row = (name, self.frames.rows, len(values), persons, label)
         self.rows.append((*row, *(numbers.get(key, -1) for key in NUMBERS)))
         self.names.add(name)
-        self.frames += len(values)
+        self.frames.append(values)
 
     def finish(
         self, classes: Sequence[str], rule: str | None, lists: Mapping, about: Mapping
@@ -117,8 +162,8 @@ class StoreWriter:
             For the record: `source`, where the clips come from, `preparation`, what was done to them, and perhaps `dataset`, the name
             of the data set, where the source does not tell it (see `SkeletonStore.dataset`).
         """
-        self._write_header()
-        self.close()
+        digest = self.frames.finish()
+        paths = {"trajectory": self.trajectory.finish()} if self.trajectory else {}
         table = pd.DataFrame(self.rows, columns=[*COLUMNS, *NUMBERS])
         table.to_csv(self.folder / "clips.csv", index=False, lineterminator="\n")
         if doubt := unused_class(table["label"], classes):
@@ -133,19 +178,21 @@ class StoreWriter:
             "scdnet": scdnet.__version__,
             **about,
             "clips": len(self.rows),
-            "frames": self.frames,
+            "frames": self.frames.rows,
             "persons": self.shape[0],
             "coords": self.shape[2],
             "splits": splits,
             "classes": list(classes),
             "skeleton": self.skeleton.to_dict(),
-            "digest": self._hash.hexdigest(),
+            "digest": digest,
+            **paths,
         }
         write_json(self.folder / "meta.json", meta)
 
     def close(self) -> None:
-        """Let go of the file; harmless after `finish`."""
-        self._file.close()
+        """Let go of the files; harmless after `finish`."""
+        for array in filter(None, (self.frames, self.trajectory)):
+            array.close()
 
 # %% ../../nbs/handbook/data/03_store.ipynb #4da9b79f
 PUBLIC = {  # split rule -> data set, about how many clips
@@ -183,6 +230,8 @@ class SkeletonStore:
         Layout with V joints.
     frames : (F, M, V, C) float32 memory map
         Frames of all clips, one after the other.
+    trajectory : (F, C) float32 memory map, or None
+        Where the first body is in each frame (`scdnet.data.preprocess.trajectory`); None where the source does not tell.
     clips : DataFrame
         One row a clip, columns as in `clips.csv`; -1 where a data set does not have a number.
     meta : dict
@@ -198,9 +247,15 @@ class SkeletonStore:
     """
 
     def __init__(
-        self, path: Path, skeleton: Skeleton, frames: np.ndarray, clips: pd.DataFrame, meta: dict
+        self,
+        path: Path,
+        skeleton: Skeleton,
+        frames: np.ndarray,
+        clips: pd.DataFrame,
+        meta: dict,
+        trajectory: np.ndarray | None = None,
     ):
-        self.path, self.skeleton, self.frames = path, skeleton, frames
+        self.path, self.skeleton, self.frames, self.trajectory = path, skeleton, frames, trajectory
         self.clips, self.meta = clips, meta
         self.classes, self.digest = meta["classes"], meta["digest"]
         self.persons, self.coords = frames.shape[1], frames.shape[3]
@@ -225,7 +280,7 @@ class SkeletonStore:
         InputError
             If something is missing, truncated, inconsistent or of another version; the message names the file.
         """
-        path, file = Path(path), Path(path, "frames.npy")
+        path = Path(path)
         meta = _read_meta(path)
         clips = _read_clips(path / "clips.csv", meta)
         lists = {k: (s["train"], s["test"]) for k, s in meta["splits"].get("lists", {}).items()}
@@ -235,10 +290,12 @@ class SkeletonStore:
         except InputError as error:
             raise InputError(f"{path / 'meta.json'}: {error}") from error
         shape = (meta["frames"], meta["persons"], skeleton.num_joints, meta["coords"])
-        frames = _read_frames(file, shape)
-        if check_digest and hashlib.sha256(frames.data).hexdigest() != meta["digest"]:
-            raise InputError(f"{file}: changed or damaged, its digest is not that in meta.json")
-        return cls(path, skeleton, frames, clips, meta)
+        frames = _read_array(path / "frames.npy", shape, check_digest and meta["digest"])
+        paths = None
+        if digest := meta.get("trajectory"):
+            size = meta["frames"], meta["coords"]
+            paths = _read_array(path / "trajectory.npy", size, check_digest and digest)
+        return cls(path, skeleton, frames, clips, meta, paths)
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -403,6 +460,7 @@ class Meta(TypedDict):
     coords: Count
     clips: Count
     digest: str
+    trajectory: NotRequired[Annotated[str, Field(min_length=1)]]  # digest of it
     dataset: NotRequired[Annotated[Text, Field(min_length=1, max_length=LONGEST_NAME)]]
 
 
@@ -423,8 +481,8 @@ def _read_meta(path: Path) -> dict:
         raise InputError(f"{file}: not the metadata of a store, {one_line(error)}") from None
 
 # %% ../../nbs/handbook/data/03_store.ipynb #415f7549
-def _read_frames(file: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """`frames.npy` as a memory map of the expected shape."""
+def _read_array(file: Path, shape: tuple[int, ...], digest: str | Literal[False]) -> np.ndarray:
+    """An `.npy` file as a memory map of the expected shape and, if it is given, digest."""
     try:
         with np.errstate(all="ignore"):  # sizes without end overflow before they are refused
             frames = open_memmap(file, "r")
@@ -435,7 +493,9 @@ def _read_frames(file: Path, shape: tuple[int, ...]) -> np.ndarray:
         raise InputError(f"{file}: {found}, expected float32 {shape} as in meta.json, row by row")
     size, expected = file.stat().st_size, frames.offset + frames.nbytes
     if size != expected:
-        raise InputError(f"{file}: {size} bytes, expected {expected} for frames of shape {shape}")
+        raise InputError(f"{file}: {size} bytes, expected {expected} for shape {shape}")
+    if digest and hashlib.sha256(frames.data).hexdigest() != digest:
+        raise InputError(f"{file}: changed or damaged, its digest is not that in meta.json")
     return frames
 
 # %% ../../nbs/handbook/data/03_store.ipynb #415f75x1

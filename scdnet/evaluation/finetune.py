@@ -159,7 +159,7 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(config.optim, step / steps)
             generator = torch.Generator().manual_seed(seed_of(config.seed, draw, step, 9))
-            frames = load_frames(store, batch, aligned=form.align)
+            frames = load_frames(store, batch, "cpu", form.align, form.trajectory)
             crops = random_crops(*frames, config.view, generator, form)
             clips = chain(crops, form.skeleton, generator).to(first)
             torch.manual_seed(seed_of(config.seed, draw, step, 11))  # for dropout

@@ -7,10 +7,11 @@ __all__ = ['RATES', 'PRESETS', 'LinearConfig', 'linear_config', 'groups_apart', 
            'linear_probe', 'evaluate_linear']
 
 # %% ../../nbs/book/11_linear.ipynb #5f4e9201
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from .metrics import labelled_sides, result_of_scores
 from ..training.config import OptimConfig, learning_rate
 from ..training.run import Run
 from ..utils.files import InputError
-from ..utils.records import Count, Positive, Result, Seed, Share, config
+from ..utils.records import Count, Positive, Result, Seed, Share, Whole, config
 from ..utils.seeds import seed_of
 
 # %% ../../nbs/book/11_linear.ipynb #0d5a6e99
@@ -37,6 +38,7 @@ class LinearConfig:
 
     epochs: Count = 80
     batch_size: Count = 1024
+    least_steps: Whole = 0  # on few clips, more epochs, until there are so many steps; ours
     lr: Positive | None = 2.0  # None: the best of `rates` on held-out training clips; ours
     rates: Annotated[tuple[Positive, ...], Field(min_length=1)] = RATES
     folds: Annotated[int, Field(ge=2, le=1000)] = 5  # parts of the training side for that choice
@@ -44,7 +46,7 @@ class LinearConfig:
     seed: Seed = 0  # of the weights, the batches and the parts
 
 
-_CHOSEN = LinearConfig(batch_size=128, lr=None)
+_CHOSEN = LinearConfig(batch_size=128, lr=None, least_steps=1000)
 PRESETS = {"paper": LinearConfig(), "demo": _CHOSEN, "small": _CHOSEN}
 
 
@@ -53,7 +55,8 @@ def linear_config(
 ) -> LinearConfig:
     """The linear protocol of a preset, by default the run's; with `epochs` another number of them."""
     config = PRESETS.get(preset or Run.open(run).preset, PRESETS["paper"])
-    return replace(config, seed=seed, epochs=config.epochs if epochs is None else epochs)
+    own: dict[str, Any] = {} if epochs is None else {"epochs": epochs, "least_steps": 0}
+    return replace(config, seed=seed, **own)
 
 # %% ../../nbs/book/11_linear.ipynb #d0bbbfab
 def groups_apart(store: SkeletonStore, split: str) -> np.ndarray | None:
@@ -131,12 +134,14 @@ def fit_probes(
     rate = torch.tensor(rates, device=x.device).repeat_interleave(classes)
     speed, bias_speed = torch.zeros_like(weight), torch.zeros_like(bias)
     schedule, test_top1 = OptimConfig(lr=1.0, drops=config.drops), []
+    steps = math.ceil(len(x) / config.batch_size)
+    epochs = max(config.epochs, math.ceil(config.least_steps / steps))
 
     def scores(x: Tensor) -> Tensor:
         return F.linear(x, weight, bias).unflatten(1, (len(rates), classes))
 
-    for epoch in range(config.epochs):
-        lr = rate * learning_rate(schedule, epoch / config.epochs)
+    for epoch in range(epochs):
+        lr = rate * learning_rate(schedule, epoch / epochs)
         order = torch.randperm(len(x), generator=generator).to(x.device)
         for batch in order.split(config.batch_size):
             error = scores(x[batch]).softmax(2) - F.one_hot(y[batch], classes)[:, None]

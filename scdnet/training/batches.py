@@ -75,7 +75,9 @@ class Batches:
         self.config, self.device = config, torch.device(device)
         self.epoch_steps = len(train) // config.batch_size
         sizes = config.encoder.frames, store.persons, store.coords
-        self.form = ClipFormat(store.skeleton, *sizes, config.stream, config.align)
+        self.form = ClipFormat(
+            store.skeleton, *sizes, config.stream, config.align, config.trajectory
+        )
         self.transforms = transforms or view_chain(config.view)
         shape = 2, *self.form.shape
         made = self.transforms(torch.zeros(shape), store.skeleton, Generator())
@@ -84,7 +86,7 @@ class Batches:
                 f"transforms: clips of shape {shape} came back as {tuple(made.shape)}, expected the same shape"
             )
         self.frames, self.starts, self.lengths = load_frames(
-            store, train, self.device, config.align
+            store, train, self.device, config.align, config.trajectory
         )
         self.thread = ThreadPoolExecutor(1) if prefetch and self.device.type == "cpu" else None
         self.ahead: tuple[int, Future[Batch]] | None = None  # a step, and its batch to come

@@ -50,6 +50,8 @@ class PretrainConfig:
     stream: Literal["joint", "bone", "motion"] = "joint"
     # rotate each clip upright and facing by the mean over its frames, instead of by its first frame; ours
     align: bool = False
+    # read where the body is in the room, as the centre joint, which is otherwise zero; ours
+    trajectory: bool = False
     device: str = "auto"  # auto: the first CUDA GPU, else the CPU
     # bf16: matrix products under autocast, the rest in float32
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -75,6 +77,10 @@ class PretrainConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
 
     def __post_init__(self):
+        if self.trajectory and self.encoder.inputs != "fused":
+            raise InputError(
+                "trajectory is True, expected encoder.inputs fused: a bone stream would take it for a place in the body"
+            )
         if self.encoder.inputs == "fused" and self.stream != "joint":
             raise InputError(
                 f"stream is {self.stream!r}, expected joint where encoder.inputs is fused: bone and motion are made of the joints"
@@ -100,6 +106,7 @@ PRESETS = {
         queue_size=256,
         key_momentum=0.99,
         align=True,
+        trajectory=True,
         auxiliary="reconstruction",
         encoder=EncoderConfig(
             frames=32,
@@ -116,6 +123,8 @@ PRESETS = {
             flip_negate_x=True,
             shear_amount=0.2,
             turn=60.0,
+            tilt=15.0,
+            pace=0.5,
             stretch=0.1,
             jitter=0.03,
         ),

@@ -295,6 +295,8 @@ def pretrain(
         run = Run.open(out)
         config, split, preset = run.config, run.split if split is None else split, run.preset
     train = store.split(split)[0] if split else np.arange(len(store))
+    if config.trajectory and store.trajectory is None:
+        say(f"{store.path}: its clips come without a trajectory, so --trajectory adds nothing")
     facts, metrics = describe(config, store, split, preset, vars(parts)), Metrics(out)
     checkpoints = Checkpoints(out / "checkpoint")
     own = [metrics, *([Progress()] if progress else []), checkpoints]

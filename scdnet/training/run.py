@@ -113,8 +113,11 @@ class Run:
             skeleton = Skeleton.from_dict(facts["skeleton"])
         except InputError as error:
             raise InputError(f"{where}: {error}") from None
-        frames, seen = self.config.encoder.frames, (self.config.stream, self.config.align)
-        self.format = ClipFormat(skeleton, frames, facts["persons"], facts["coords"], *seen)
+        c = self.config
+        seen = c.stream, c.align, c.trajectory
+        self.format = ClipFormat(
+            skeleton, c.encoder.frames, facts["persons"], facts["coords"], *seen
+        )
 
     def __repr__(self) -> str:
         trained = f", trained on {self.store['name']}" if "name" in self.store else ""

@@ -16,13 +16,13 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Generator, Tensor
 
-from ..data.preprocess import align
+from ..data.preprocess import alignment
 from ..data.skeleton import Skeleton
 from ..data.store import SkeletonStore
 from ..utils.files import InputError
 from ..utils.records import Count, Share, Size, Whole, config
 from .masks import SpatialMask, TemporalMask
-from .perturb import Jitter, Stretch, Turn
+from .perturb import Jitter, Pace, Stretch, Turn
 from .transforms import Chain, Flip, Rotate, Shear, Stream
 from .transforms import center_crop, crop, resize, to_stream
 
@@ -34,7 +34,7 @@ Seeds = Annotated[int, Field(ge=1, le=1000)]
 # %% ../../nbs/handbook/views/01_config.ipynb #72830c08
 @config
 class ViewConfig:
-    """How a view is made of a clip: the transforms of Eq. 9 and three of ours, in the order in which they are applied."""
+    """How a view is made of a clip: the transforms of Eq. 9 and four of ours, in the order in which they are applied."""
 
     crop_low: Share = 0.1  # shortest random stretch, share of the clip; official
     crop_high: Share = 1.0  # longest random stretch, share of the clip; official
@@ -49,6 +49,8 @@ class ViewConfig:
     shear_amount: Size = 1.0  # largest off-diagonal entry of the matrix, no unit; official: 1
     turn: Size = 0.0  # largest rotation about the vertical, degrees, 0: none; ours
     turn_p: Share = 0.8  # probability of it; ours
+    tilt: Size = 0.0  # largest rotation about each horizontal axis, with the turn, degrees; ours
+    pace: Share = 0.0  # largest change of the speed, as a share, 0: none; ours
     stretch: Size = 0.0  # largest change of each axis, as a share, 0: none; ours
     # largest standard deviation of noise, in the unit of the coordinates, 0: none; ours
     jitter: Size = 0.0
@@ -72,7 +74,8 @@ def view_chain(config: ViewConfig) -> Chain:
         c.rotate and Rotate(c.rotate_main, c.rotate_other, c.p),
         c.flip and Flip(c.p, c.flip_negate_x),
         c.shear and Shear(c.shear_amount, c.p),
-        c.turn and Turn(c.turn, c.turn_p),
+        (c.turn or c.tilt) and Turn(c.turn, c.turn_p, c.tilt),
+        c.pace and Pace(c.pace, c.p),
         c.stretch and Stretch(c.stretch, c.p),
         c.jitter and Jitter(c.jitter, c.p),
         c.spatial != "none" and SpatialMask(c.spatial_n, c.spatial_k, c.spatial_seeds, c.p, joints),
@@ -120,8 +123,11 @@ def load_frames(
     indices: np.ndarray,
     device: str | torch.device = "cpu",
     aligned: bool = False,
+    trajectory: bool = False,
 ) -> tuple[Tensor, np.ndarray, np.ndarray]:
     """The frames of some clips of a store, copied once, clip after clip; with `aligned` rotated by `scdnet.data.preprocess.align`.
+
+    With `trajectory`, the centre joint of the first body, otherwise zero, says where that body is in the room.
 
     Returns
     -------
@@ -133,7 +139,11 @@ def load_frames(
     frames = torch.empty(shape, dtype=torch.float32, device=device)
     for clip, first in zip(frames.split(lengths.tolist()), store.starts[indices], strict=True):
         values = np.array(store.frames[first : first + len(clip)])
-        clip.copy_(torch.from_numpy(align(values, store.skeleton) if aligned else values))
+        rotation = alignment(values, store.skeleton) if aligned else np.eye(store.coords)
+        if trajectory and store.trajectory is not None:
+            there = values[:, 0].any(axis=(1, 2))
+            values[there, 0, store.skeleton.center] = store.trajectory[first:][: len(clip)][there]
+        clip.copy_(torch.from_numpy(values @ rotation.T if aligned else values))
     return frames, lengths.cumsum() - lengths, lengths
 
 # %% ../../nbs/handbook/views/01_config.ipynb #clipfmt3
@@ -151,6 +161,7 @@ class ClipFormat:
     coords: int  # C
     stream: Stream = "joint"
     align: bool = False  # upright and facing on average over each clip, not at its first frame
+    trajectory: bool = False  # the centre joint says where the body is
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -167,14 +178,24 @@ class ClipFormat:
             )
 
     def fit(self, clips: Tensor) -> Tensor:
-        """Clips of any number of persons -> (N, C, T, V, `persons`): add absent ones, leave out surplus ones."""
+        """Clips of any number of persons -> (N, C, T, V, `persons`): add absent ones, leave out surplus ones; a trajectory is centred."""
         clips = clips[..., : self.persons]
         missing = self.persons - clips.shape[-1]
-        return F.pad(clips, (0, missing)) if missing else clips
+        clips = F.pad(clips, (0, missing)) if missing else clips
+        return self._centred(clips) if self.trajectory else clips
+
+    def _centred(self, clips: Tensor) -> Tensor:
+        """Clips whose centre joints have their mean over the frames at the origin, as a crop may begin anywhere in the room."""
+        there = (clips != 0).any(1, keepdim=True).any(3)  # (N, 1, T, M)
+        place = clips[:, :, :, self.skeleton.center]
+        mean = (place * there).sum(2, keepdim=True) / there.sum(2, keepdim=True).clamp(min=1)
+        moved = clips.clone()
+        moved[:, :, :, self.skeleton.center] = (place - mean) * there
+        return moved
 
     def clips(self, store: SkeletonStore, indices: np.ndarray, share: float = 0.95) -> Tensor:
         """Evaluation clips of a store: the middle `share` of each, resized, in this form: (N, C, T, V, M)."""
-        clips = load_frames(store, indices, aligned=self.align)
+        clips = load_frames(store, indices, "cpu", self.align, self.trajectory)
         return self.fit(evaluation_clips(*clips, self.frames, self.stream, self.skeleton, share))
 
 # %% ../../nbs/handbook/views/01_config.ipynb #clipfmt4

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Stream', 'Transform', 'PLANES', 'resize', 'uniform', 'crop', 'center_crop', 'to_stream', 'coin', 'apply_matrices',
-           'Rotate', 'Flip', 'Shear', 'Chain']
+           'rotations', 'Rotate', 'Flip', 'Shear', 'Chain']
 
 # %% ../../nbs/book/02_transforms.ipynb #8ecc42fd
 from collections.abc import Callable
@@ -142,6 +142,18 @@ def apply_matrices(clips: Tensor, matrices: Tensor) -> Tensor:
 PLANES = {2: ((0, 1),), 3: ((1, 2), (2, 0), (0, 1))}  # that a rotation about each axis turns
 
 
+def rotations(angles: Tensor, coords: int = 3) -> Tensor:
+    """Matrices (N, C, C) of rotations by angles (N, axes), radians, float64: about x, then y, then z; in two dimensions there is one axis."""
+    unit = torch.eye(coords, dtype=torch.float64, device=angles.device).repeat(len(angles), 1, 1)
+    turns = unit
+    for (i, j), angle in zip(PLANES[coords], angles.T, strict=True):
+        turn = unit.clone()
+        turn[:, i, i] = turn[:, j, j] = angle.cos()
+        turn[:, j, i], turn[:, i, j] = angle.sin(), -angle.sin()
+        turns = turn @ turns
+    return turns
+
+
 @dataclass(frozen=True)
 class Rotate:
     """Rotate a clip about the origin: one random axis by U(0, `main`) degrees, the others by U(0, `other`).
@@ -166,13 +178,7 @@ class Rotate:
         is_main = axis == torch.arange(len(planes), device=device)  # (N, axes)
         largest = torch.where(is_main, self.main, self.other)
         angles = torch.deg2rad(largest * uniform(count, len(planes), generator=generator))
-        turns = torch.eye(coords, dtype=torch.float64, device=device).repeat(count, 1, 1)
-        for (i, j), angle in zip(planes, (angles * chosen[:, None]).T, strict=True):
-            turn = torch.eye(coords, dtype=torch.float64, device=device).repeat(count, 1, 1)
-            turn[:, i, i] = turn[:, j, j] = angle.cos()
-            turn[:, j, i], turn[:, i, j] = angle.sin(), -angle.sin()
-            turns = turn @ turns
-        return turns
+        return rotations(angles * chosen[:, None], coords)
 
     def __call__(self, clips: Tensor, skeleton: Skeleton, generator: Generator) -> Tensor:
         return apply_matrices(clips, self.matrices(len(clips), clips.shape[1], generator))

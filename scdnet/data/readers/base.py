@@ -284,6 +284,7 @@ class Clip:
     camera: int = -1
     setup: int = -1
     replication: int = -1
+    trajectory: np.ndarray | None = None  # (T, C), see `scdnet.data.preprocess.trajectory`
 
 
 @dataclass(frozen=True)
