@@ -281,6 +281,7 @@ def _preparation(scan: Scan) -> dict:
         "leading_empty_frames": "moved out, body by body",
         "trailing_empty_frames": "dropped",
         "center": {"joint": scan.skeleton.center, "of": "first body, every frame"},
+        "trajectory": "of that joint, from its place at frame 0, rotated like the clip",
         "rotation": {"at": "frame 0", **rotations},
         **scan.options,
     }
