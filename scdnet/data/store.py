@@ -72,7 +72,7 @@ class GrowingArray:
         write_array_header_1_0(self._file, header)
 
     def append(self, values: np.ndarray) -> None:
-        """Add rows (n, *shape)."""
+        """Add rows, all at once: (n, ...)."""
         values = np.ascontiguousarray(values, dtype="<f4")
         self._file.write(values.data)
         self._hash.update(values.data)
