@@ -322,3 +322,8 @@ def test_a_trajectory_is_seen_where_a_run_asks_for_it(tmp_path):
     assert not unseen[:, :, :, centre].any()
     others = np.arange(20) != centre
     torch.testing.assert_close(unseen[:, :, :, others], seen[:, :, :, others])
+    pair = torch.cat(
+        [seen, torch.roll(seen, 3, 3)], 4
+    )  # a second body, whose centre joint is a place in it
+    fitted = replace(form, persons=2).fit(pair)
+    torch.testing.assert_close(fitted[..., 1], pair[..., 1], atol=0, rtol=0)

@@ -19,7 +19,7 @@ class FusedStreams(nn.Module):
     """Joint, bone and motion side by side, each coordinate divided by its spread: (N, C, T, V, M) -> (N, 3·C, T, V, M).
 
     A bone or a motion counts only where both of its ends are visible; elsewhere it is zero before the scaling. The spread is that of the batch in training, absent persons included,
-    and a running average in evaluation (batch normalisation without parameters to learn). An absent person stays zero. If the centre joint holds the trajectory of the body, its motion is the body's.
+    and a running average in evaluation (batch normalisation without parameters to learn). An absent person stays zero. If the centre joint of the first body holds its trajectory, its motion is the body's.
 
     Parameters
     ----------
@@ -37,9 +37,7 @@ class FusedStreams(nn.Module):
     def forward(self, clips: Tensor) -> Tensor:
         visible = self.visible(clips)
         joints = clips.clone()
-        joints[:, :, :, self.center] = (
-            0  # it may hold the trajectory, which is no place in the body
-        )
+        joints[:, :, :, self.center, 0] = 0  # a trajectory is no place in the body
         bone = (joints - joints[:, :, :, self.parents]) * (visible & visible[:, :, :, self.parents])
         motion = (clips[:, :, 1:] - clips[:, :, :-1]) * (visible[:, :, 1:] & visible[:, :, :-1])
         motion = torch.cat([motion, torch.zeros_like(clips[:, :, :1])], 2)

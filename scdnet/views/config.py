@@ -139,11 +139,11 @@ def load_frames(
     frames = torch.empty(shape, dtype=torch.float32, device=device)
     for clip, first in zip(frames.split(lengths.tolist()), store.starts[indices], strict=True):
         values = np.array(store.frames[first : first + len(clip)])
-        rotation = alignment(values, store.skeleton) if aligned else np.eye(store.coords)
+        rotation = alignment(values, store.skeleton) if aligned else None
         if trajectory and store.trajectory is not None:
             there = values[:, 0].any(axis=(1, 2))
             values[there, 0, store.skeleton.center] = store.trajectory[first:][: len(clip)][there]
-        clip.copy_(torch.from_numpy(values @ rotation.T if aligned else values))
+        clip.copy_(torch.from_numpy(values if rotation is None else values @ rotation.T))
     return frames, lengths.cumsum() - lengths, lengths
 
 # %% ../../nbs/handbook/views/01_config.ipynb #clipfmt3
@@ -185,12 +185,12 @@ class ClipFormat:
         return self._centred(clips) if self.trajectory else clips
 
     def _centred(self, clips: Tensor) -> Tensor:
-        """Clips whose centre joints have their mean over the frames at the origin, as a crop may begin anywhere in the room."""
-        there = (clips != 0).any(1, keepdim=True).any(3)  # (N, 1, T, M)
-        place = clips[:, :, :, self.skeleton.center]
+        """Clips whose first body has the mean of its trajectory at the origin, as a crop may begin anywhere in the room."""
+        there = (clips[..., 0] != 0).any(1, keepdim=True).any(3)  # (N, 1, T)
+        place = clips[:, :, :, self.skeleton.center, 0]
         mean = (place * there).sum(2, keepdim=True) / there.sum(2, keepdim=True).clamp(min=1)
         moved = clips.clone()
-        moved[:, :, :, self.skeleton.center] = (place - mean) * there
+        moved[:, :, :, self.skeleton.center, 0] = (place - mean) * there
         return moved
 
     def clips(self, store: SkeletonStore, indices: np.ndarray, share: float = 0.95) -> Tensor:
